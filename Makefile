@@ -1,0 +1,45 @@
+# Every verb sets up what it needs. `make serve` and `make test` are all a newcomer has to know.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install serve demo check test test-all prove bench lock clean
+
+install: .venv/.installed  ## a virtual environment with everything pinned
+
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+serve: install  ## the chat page and the API on http://127.0.0.1:8000, the learner beside them
+	$(BIN)/hone db upgrade
+	$(BIN)/hone serve $(ARGS)
+
+demo: install  ## the whole story in a terminal: talk, pick, learn, swap, roll back
+	$(BIN)/python -m learner demo $(ARGS)
+
+check: install  ## lint, types, and the arrows between rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_architecture.py tests/test_docs.py
+
+test: install  ## real parts, one seed, a tiny world: minutes
+	$(BIN)/pytest -q -m "not full" $(ARGS)
+
+test-all: install  ## what `test` leaves out: both databases, a real browser, kill tests
+	HONE_REQUIRE_PARTS=1 $(BIN)/pytest -q -m full $(ARGS)
+
+prove: install  ## the full runs behind every figure in the docs: hours, resumable, one JSON line each
+	$(BIN)/python -m tests.prove $(ARGS)
+
+bench: install  ## performance, side by side
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lock: install  ## pin what pyproject.toml allows today
+	$(BIN)/python tests/lock.py > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,158 @@
+"""`python -m learner`: one cycle now, the scheduler, and the simulated world's verbs.
+
+Owns the process: settings, signals, priority, exit codes (0 done, 1 a deliberate error in one line, 2 usage). What
+the commands do is in the module named for each; heavy libraries are imported only by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from learner.simulation import commands
+from learner.simulation.demo import demo
+from server import logs
+from server.errors import HoneError
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from learner.duty import Duty
+
+log = logging.getLogger(__name__)
+
+LOW_PRIORITY = 10
+"""Added to the process's niceness: people who wait for a reply come first."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def learner() -> None:
+    """From what users said to a better adapter."""
+
+
+@app.command()
+def once(
+    segment: Annotated[str, typer.Option(help="The lane to train.")] = "default",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and judge, publish nothing.")] = False,
+) -> None:
+    """One cycle now, without waiting for triggers; goes on with an interrupted one first."""
+    from learner.watch import Stopped
+
+    with duty_of(Settings()) as duty:
+        try:
+            cycle = duty.once(segment=segment, dry_run=dry_run)
+        except Stopped:
+            say("stopped; the next start goes on from here")
+            raise typer.Exit(1) from None
+    say(f"{cycle.state}: {cycle.reason}")
+    for reason in (cycle.verdict or {}).get("reasons", []):
+        say(f"  - {reason}")
+    if cycle.state in ("failed", "cancelled"):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    parent: Annotated[int | None, typer.Option(help="End when this process has ended.")] = None,
+) -> None:
+    """Watch the record and run a cycle whenever one is due, until told to stop."""
+    settings = Settings()
+    os.nice(LOW_PRIORITY)
+    stop = threading.Event()
+    with duty_of(settings, stop=stop) as duty:
+        from learner.schedule import Schedule
+
+        schedule = Schedule(stop=stop)
+        schedule.every(settings.learner_poll_seconds, "look", duty.look)
+        if parent is not None:
+            schedule.every(1.0, "parent", lambda: end_with(parent, stop))
+        log.info("watching the record every %g s", settings.learner_poll_seconds)
+        schedule.run()
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("server/demo_model"),
+    seed: int = 0,
+    threads: int = 1,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this long; the next call goes on.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = True,
+    measure: Annotated[bool, typer.Option("--measure", help="Only measure the model that is there.")] = False,
+) -> None:
+    """Train the demo model from scratch on the simulated world's dialogues."""
+    from learner.simulation.card import compare
+    from learner.simulation.measure import measure as measured
+    from learner.simulation.pretrain import pretrain as train
+
+    if measure:
+        say(compare(out, measured(out, seed=seed)))
+        return
+    figures = train(
+        out,
+        seed=seed,
+        threads=threads,
+        minutes=minutes,
+        resume=resume,
+        on_progress=lambda step, steps, loss: say(f"step {step} of {steps}, loss {loss:.3f}"),
+    )
+    say(compare(out, figures) if figures else "stopped; the next call goes on from here")
+
+
+app.command()(commands.simulate)
+app.command()(commands.evaluate)
+app.command()(demo)
+
+
+@contextmanager
+def duty_of(settings: Settings, *, stop: threading.Event | None = None) -> Iterator[Duty]:
+    """A learner on duty over this installation's record; SIGTERM and SIGINT ask it to stop in good order."""
+    from learner.duty import Duty
+    from server.artifacts import Artifacts
+    from server.store.session import open_store
+
+    stop = stop or threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    store = open_store(settings.resolved_database_url)
+    try:
+        yield Duty(settings, store, Artifacts(settings.resolved_artifacts_url), stop=stop)
+    finally:
+        store.close()
+
+
+def end_with(parent: int, stop: threading.Event) -> None:
+    """Stop when the process that started this one has ended: its children are handed to another then."""
+    if os.getppid() != parent and not stop.is_set():
+        log.warning("the server that started this learner has ended; so does the learner")
+        stop.set()
+
+
+def say(text: str) -> None:
+    typer.echo(text)
+
+
+def main() -> None:
+    """The entry point: deliberate errors are one line, everything else is a traceback."""
+    settings = Settings()
+    logs.configure(level=settings.log_level, as_json=settings.log_json)
+    try:
+        app()
+    except HoneError as error:
+        typer.echo(f"error: {error.message}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

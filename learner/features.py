@@ -1,0 +1,35 @@
+"""Features of many responses at once: what linear fits read.
+
+Under the bare base they cost one forward pass and never change, so that folds by user and refits on bootstraps are
+fits of milliseconds. What the features are is `server.scoring`'s business. Knows nothing of votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from server.modeling import use_adapter
+from server.scoring import Pair, features, micro_batches, pad_rows
+
+
+@torch.no_grad()
+def active_features(peft_model: Any, pairs: Sequence[Pair], *, micro_batch: int = 32) -> Tensor:
+    """Under whatever adapter is active: (N, F)."""
+    device = next(peft_model.parameters()).device
+    out: Tensor | None = None
+    for chosen in micro_batches(pairs, size=micro_batch):
+        part = features(peft_model, pad_rows([pairs[i] for i in chosen], device=device)).cpu()
+        if out is None:
+            out = torch.zeros(len(pairs), part.shape[1])
+        out[chosen] = part
+    return torch.zeros(0, 1) if out is None else out
+
+
+def base_features(peft_model: Any, pairs: Sequence[Pair], *, micro_batch: int = 32) -> Tensor:
+    """Under the bare base: (N, F). Leaves the adapters switched off."""
+    use_adapter(peft_model, None, trainable=False)
+    return active_features(peft_model, pairs, micro_batch=micro_batch)

@@ -1,0 +1,288 @@
+"""The offline gate: may this candidate be promoted? Judged on users whom the reward model never saw.
+
+    G0 integrity     finite weights, and it answers differently from the bare base
+    G1 signal        do the votes say anything? predicted for users that were left out, fold by fold
+    G2 preference    would the judge's users prefer its replies to the champion's, on prompts not trained on?
+    G3 budgets       distance from the base, length, endings, variety, grip on the users' own texts
+    G4 alarm         does the reward model claim far more than the judge sees?
+
+Owns thresholds and their words. Knows nothing of the store, of how policies are trained or of who promotes. All
+fits are linear on features of the bare base (`learner.features`): milliseconds, so refits and folds are cheap.
+
+G1 and G2 are both needed. The bound over prompts alone is about *these* judge users and passes pure noise in four
+of ten cases; the refits ask how it looks with other users of the same kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learner.behaviour import Behaviour
+from learner.config import GateConfig
+from learner.likelihood import FIRST, TIE, LinearFit, Votes, VoteTable, fit_linear
+
+INTERCEPT_SD = 1.5
+
+
+class Signal(NamedTuple):
+    """What votes of left-out users say of a fit to the others."""
+
+    z: float
+    """Agreement in standard errors: 0 under coin flips."""
+    picks: int
+    """Decided picks that were predicted."""
+    accuracy: float
+    nll: float
+    """Of decided picks, in nats; ln 2 = 0.693 says nothing."""
+    ece: float
+    """Expected calibration error over 5 bins; reported, since few picks make it large by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """One fit to all of the judge's users and several to bootstraps over them."""
+
+    fit: LinearFit
+    refits: tuple[LinearFit, ...]
+
+
+class Preference(NamedTuple):
+    """The judge on candidate against champion, reply by reply to the same prompts."""
+
+    win_rate: float
+    """Share of prompts won, ties half."""
+    lower_bound: float
+    """One-sided, over prompts."""
+    refit_share: float
+    """Share of refitted judges that see a win rate above one half."""
+    gain: float
+    """Mean score difference, in standard deviations of the champion's replies."""
+    prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the gate looks at."""
+
+    signal: Signal
+    preference: Preference
+    candidate: Behaviour
+    champion: Behaviour
+    base: Behaviour
+    text_perplexity_ratio: float
+    """Perplexity of the candidate over the base's, on the users' own texts."""
+    finite: bool
+    differs: bool
+    """The candidate's log probabilities are not the base's."""
+    proxy_gain: float
+    """The reward model's own opinion of candidate over champion, in the same unit as `preference.gain`."""
+    best_of_4_gain: float | None = None
+    """What the judge sees in the best of four base replies by the reward model: the cheap way to be beaten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Passed or not, why in words, and the numbers behind the words."""
+
+    passed: bool
+    reasons: list[str]
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def signal(features: Tensor, table: VoteTable, config: GateConfig, *, seed: int) -> Signal:
+    """Fit to all folds of users but one, predict the picks of that one; all users, both roles. (N, F) features."""
+    votes, users = table.votes, len(table.users)
+    order = torch.randperm(users, generator=torch.Generator().manual_seed(seed))
+    fold_of = torch.empty(users, dtype=torch.long)
+    folds = max(2, min(config.folds, users))
+    fold_of[order] = torch.arange(users) % folds
+    gap = torch.zeros(len(votes.first))
+    for fold in range(folds if users > 1 else 0):
+        fit = fit_linear(
+            features,
+            votes.weighted((fold_of != fold).float()),
+            users=users,
+            l2=config.judge_l2,
+            intercept_sd=INTERCEPT_SD,
+        )
+        here = fold_of[votes.pair_user] == fold
+        scores = fit.score(features)
+        gap[here] = (scores[votes.first] - scores[votes.second])[here]
+    return _signal_of(gap, votes)
+
+
+def _signal_of(gap: Tensor, votes: Votes) -> Signal:
+    """z = Σ y·t / sqrt(Σ t²) with t = tanh(D / sd D): a sure prediction counts more, none without bound."""
+    decided = (votes.outcome != TIE) & (votes.pair_weight > 0)
+    gap, sign = gap[decided], torch.where(votes.outcome[decided] == FIRST, 1.0, -1.0)
+    if len(gap) < 2 or float(gap.std()) < 1e-9:
+        return Signal(0.0, len(gap), 0.5, math.log(2), 0.0)
+    sure = torch.tanh(gap / gap.std())
+    z = float((sign * sure).sum() / torch.sqrt((sure**2).sum()))
+    log_likelihood = torch.nn.functional.logsigmoid(sign * gap)
+    return Signal(
+        z,
+        len(gap),
+        float((sign * gap > 0).float().mean()),
+        float(-log_likelihood.mean()),
+        expected_calibration_error(torch.sigmoid(gap), sign > 0),
+    )
+
+
+def expected_calibration_error(predicted: Tensor, happened: Tensor, *, bins: int = 5) -> float:
+    """Mean over bins of equal size of |predicted - observed|, of the likelier side."""
+    confident = torch.maximum(predicted, 1 - predicted)
+    right = torch.where(predicted >= 0.5, happened, ~happened).float()
+    order = confident.argsort()
+    parts = [p for p in order.chunk(bins) if len(p)]
+    total = sum(abs(float(confident[p].mean() - right[p].mean())) * len(p) for p in parts)
+    return total / max(1, len(order))
+
+
+def fit_judge(features: Tensor, table: VoteTable, config: GateConfig, *, seed: int) -> Judge:
+    """Fit the judge to its users' votes, and again to bootstraps over those users."""
+    users = len(table.users)
+    generator = torch.Generator().manual_seed(seed)
+
+    def fit(votes: Votes) -> LinearFit:
+        return fit_linear(features, votes, users=users, l2=config.judge_l2, intercept_sd=INTERCEPT_SD)
+
+    refits = []
+    for _ in range(config.refits):
+        drawn = torch.randint(users, (users,), generator=generator)
+        refits.append(fit(table.votes.weighted(torch.bincount(drawn, minlength=users).float())))
+    return Judge(fit(table.votes), tuple(refits))
+
+
+def prefer(judge: Judge, candidate: Tensor, champion: Tensor, config: GateConfig) -> Preference:
+    """Compare replies to the same prompts: (N, F) features of each side, row for row."""
+    ours, theirs = judge.fit.score(candidate), judge.fit.score(champion)
+    wins = _wins(ours - theirs)
+    count = len(wins)
+    rate = float(wins.mean())
+    error = math.sqrt(max(rate * (1 - rate), 0.25 / count) / count)
+    refits = [float(_wins(r.score(candidate) - r.score(champion)).mean()) for r in judge.refits]
+    spread = float(theirs.std(unbiased=False))
+    return Preference(
+        win_rate=rate,
+        lower_bound=rate - NormalDist().inv_cdf(config.confidence) * error,
+        refit_share=sum(r > 0.5 for r in refits) / max(1, len(refits)),
+        gain=float((ours - theirs).mean()) / max(spread, 1e-6),
+        prompts=count,
+    )
+
+
+def _wins(gap: Tensor) -> Tensor:
+    return torch.where(gap == 0, 0.5, (gap > 0).float())
+
+
+def best_checkpoint(gains: Sequence[float], fits: Sequence[bool]) -> int:
+    """The checkpoint that the judge likes best among those within the budgets, the earlier of equals.
+
+    Past the peak the reward model's opinion goes on rising while people's falls. A linear judge may miss the peak:
+    it follows the reward model out of the base's range; the budgets do not. With none within, the earliest.
+    """
+    allowed = [i for i, fit in enumerate(fits) if fit] or [0]
+    return max(allowed, key=lambda i: (gains[i], -i))
+
+
+def gate(evidence: Evidence, config: GateConfig) -> Verdict:
+    """Every test, each with its words; all must hold. Reasons of a refusal come first and say what would help."""
+    refusals: list[str] = []
+    notes: list[str] = []
+    _check_integrity(evidence, refusals)
+    check_signal(evidence.signal, config, refusals, notes)
+    _check_preference(evidence.preference, config, refusals, notes)
+    refusals.extend(
+        budget_faults(
+            evidence.candidate, evidence.champion, evidence.base, evidence.text_perplexity_ratio, config
+        )
+    )
+    _alarm(evidence, config, notes)
+    numbers = {
+        "signal": evidence.signal._asdict(),
+        "preference": evidence.preference._asdict(),
+        "candidate": evidence.candidate.to_dict(),
+        "champion": evidence.champion.to_dict(),
+        "base": evidence.base.to_dict(),
+        "text_perplexity_ratio": evidence.text_perplexity_ratio,
+        "proxy_gain": evidence.proxy_gain,
+        "best_of_4_gain": evidence.best_of_4_gain,
+    }
+    return Verdict(not refusals, [*refusals, *notes], numbers)
+
+
+def _check_integrity(evidence: Evidence, refusals: list[str]) -> None:
+    if not evidence.finite:
+        refusals.append("The adapter holds numbers that are not finite.")
+    if not evidence.differs:
+        refusals.append("The adapter answers exactly as the bare base does: nothing was trained.")
+
+
+def check_signal(found: Signal, config: GateConfig, refusals: list[str], notes: list[str]) -> None:
+    agreed = f"{found.accuracy:.0%} of {found.picks} picks by people left out of the fit"
+    if found.z >= config.signal_z:
+        notes.append(f"People agree with each other: {agreed} were predicted (z {found.z:.1f}).")
+    else:
+        refusals.append(
+            f"The votes do not agree with each other enough to learn from: {agreed} were predicted, z {found.z:.1f} "
+            f"where {config.signal_z:.1f} is needed (coin tosses give about 0). More votes may help."
+        )
+
+
+def _check_preference(found: Preference, config: GateConfig, refusals: list[str], notes: list[str]) -> None:
+    won = f"it wins {found.win_rate:.0%} of {found.prompts} prompts against the champion"
+    if found.lower_bound <= 0.5:
+        refusals.append(
+            f"People kept for judging would not clearly prefer it: {won}, lower bound {found.lower_bound:.0%}."
+        )
+    if found.refit_share < config.refit_share:
+        refusals.append(
+            f"Whether it is better depends on which people are asked: only {found.refit_share:.0%} of refitted judges "
+            f"prefer it, {config.refit_share:.0%} are needed."
+        )
+    if found.lower_bound > 0.5 and found.refit_share >= config.refit_share:
+        notes.append(f"People kept for judging prefer it: {won}, lower bound {found.lower_bound:.0%}.")
+
+
+def budget_faults(
+    new: Behaviour, old: Behaviour, base: Behaviour, text_perplexity_ratio: float, config: GateConfig
+) -> list[str]:
+    """Every budget that `new` breaks, in words: against the champion for form, against the base for variety."""
+    low, high = config.length_ratio
+    ratio = new.length / max(old.length, 1e-6)
+    checks = [
+        (new.kl <= config.max_kl, f"It moved too far from the base: {new.kl:.1f} nats per reply, {config.max_kl:g} "
+         "are allowed."),
+        (low <= ratio <= high, f"Its replies are {ratio:.2f} times as long as the champion's; {low:g} to {high:g} "
+         "is allowed."),
+        (new.eos_rate >= old.eos_rate - config.eos_drop, f"Too many replies do not end by themselves: "
+         f"{1 - new.eos_rate:.0%}, the champion's {1 - old.eos_rate:.0%}."),
+        (new.distinct2 >= config.diversity_share * base.distinct2, f"Its wording has become monotonous: distinct pairs "
+         f"{new.distinct2:.3f}, the base's {base.distinct2:.3f}."),
+        (new.entropy >= config.diversity_share * base.entropy, f"It hardly varies any more: {new.entropy:.2f} nats per "
+         f"token, the base's {base.entropy:.2f}."),
+        (new.repetition <= base.repetition + config.repetition_rise, f"It repeats itself: {new.repetition:.0%} of "
+         f"4-grams, the base's {base.repetition:.0%}."),
+        (text_perplexity_ratio <= config.max_text_perplexity, "It understands the users' own texts worse: "
+         f"perplexity {text_perplexity_ratio:.2f} times the base's."),
+    ]  # fmt: skip
+    return [words for holds, words in checks if not holds]
+
+
+def _alarm(evidence: Evidence, config: GateConfig, notes: list[str]) -> None:
+    claimed, seen = evidence.proxy_gain, evidence.preference.gain
+    if claimed > 0.5 and claimed >= config.proxy_alarm * max(seen, 0.0):
+        notes.append(
+            f"Watch this one: the reward model claims a gain of {claimed:.1f} sd, the judge sees {seen:.1f}."
+        )

@@ -1,0 +1,148 @@
+"""Everything that moves while PPO trains, and the files that let a killed run go on to the very same bytes.
+
+The candidate's PEFT folder is written first and the state file that counts it last, each whole or not at all: a kill
+in between only repeats some steps. Knows nothing of losses.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learner.config import PpoConfig
+from learner.ppo import KlController
+from learner.rollout import POLICY, VALUE, ValueHead
+from server.modeling import Base, save_adapter, use_adapter
+
+logger = logging.getLogger(__name__)
+
+STATE, METRICS = "state.pt", "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One checkpoint of the policy: a PEFT folder and how training stood when it was written."""
+
+    step: int
+    path: Path
+    metrics: dict[str, float]
+
+
+@dataclass(slots=True)
+class PolicyState:
+    """What moves during a run; all of it is in the state file."""
+
+    policy: list[torch.nn.Parameter]
+    value: list[torch.nn.Parameter]
+    head: ValueHead
+    policy_optimiser: torch.optim.AdamW
+    value_optimiser: torch.optim.AdamW
+    controller: KlController
+    step: int = 0
+    skipped: int = 0
+    stopped: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def learning_rate(config: PpoConfig, parameters: int) -> float:
+    """The configured rate, or one that falls with the base's size: 3e-3 at 1M, 1e-4 at 300M, 1e-5 from 14B up."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return min(3e-3, max(1e-5, 3e-3 * (parameters / 1e6) ** -0.6))
+
+
+def fresh_state(base: Base, peft_model: Any, config: PpoConfig) -> PolicyState:
+    policy = use_adapter(peft_model, POLICY, trainable=True)
+    value = use_adapter(peft_model, VALUE, trainable=True)
+    hidden = base.model.config.get_text_config().hidden_size
+    head = ValueHead(hidden).to(base.device)
+    rate = learning_rate(config, sum(p.numel() for p in base.model.parameters()))
+    # A zeroed head lets nothing through to its adapter, and must move first: it gets the faster rate.
+    return PolicyState(
+        policy,
+        value,
+        head,
+        torch.optim.AdamW(policy, lr=rate, eps=1e-5, weight_decay=0.0),
+        torch.optim.AdamW(
+            [*value, *head.parameters()], lr=rate * config.value_lr_factor, eps=1e-5, weight_decay=0.0
+        ),
+        KlController(
+            config.kl_coef, config.kl_coef, config.kl_target, float(config.kl_horizon * config.rollouts)
+        ),
+    )
+
+
+def checkpoint(state: PolicyState, peft_model: Any, workdir: Path, *, base_id: str) -> None:
+    """Write the candidate, then the state that says it exists; a kill between the two only repeats some steps."""
+    folder = workdir / f"step{state.step:05d}"
+    staged = folder.with_suffix(".tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    save_adapter(peft_model, POLICY, staged, base_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
+    lines = "".join(json.dumps(row) + "\n" for row in state.history)
+    _write_whole(workdir / METRICS, lines.encode())
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "policy": [p.detach().cpu() for p in state.policy],
+            "value": [p.detach().cpu() for p in state.value],
+            "head": state.head.state_dict(),
+            "policy_optimiser": state.policy_optimiser.state_dict(),
+            "value_optimiser": state.value_optimiser.state_dict(),
+            "controller": asdict(state.controller),
+            "step": state.step,
+            "skipped": state.skipped,
+            "stopped": state.stopped,
+            "history": state.history,
+        },
+        buffer,
+    )
+    _write_whole(workdir / STATE, buffer.getvalue())
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    part = path.with_suffix(path.suffix + ".tmp")
+    with part.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)
+
+
+def resume(state: PolicyState, workdir: Path) -> None:
+    """Put back what the last checkpoint held, if there is one."""
+    path = workdir / STATE
+    if not path.exists():
+        return
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.no_grad():
+        for mine, its in ((state.policy, saved["policy"]), (state.value, saved["value"])):
+            for parameter, value in zip(mine, its, strict=True):
+                parameter.copy_(value)
+    state.head.load_state_dict(saved["head"])
+    state.policy_optimiser.load_state_dict(saved["policy_optimiser"])
+    state.value_optimiser.load_state_dict(saved["value_optimiser"])
+    state.controller = KlController(**saved["controller"])
+    state.step, state.skipped, state.stopped = saved["step"], saved["skipped"], saved["stopped"]
+    state.history = saved["history"]
+    logger.info("PPO goes on from step %d", state.step)
+
+
+def candidates(workdir: Path, history: Sequence[dict[str, float]], *, first: int) -> list[Candidate]:
+    """Every checkpoint at which the policy had moved."""
+    found = []
+    for folder in sorted(workdir.glob("step?????")):
+        step = int(folder.name.removeprefix("step"))
+        if first < step <= len(history):
+            found.append(Candidate(step, folder, dict(history[step - 1])))
+    return found

@@ -1,0 +1,255 @@
+"""Trains the demo model from scratch on the simulated world's dialogues and writes it with its card.
+
+seed + recipe -> tokenizer -> batches -> steps -> model folder · measured by `measure`, described by `card`.
+A killed run goes on from its last checkpoint and ends with the same bytes as an unbroken one (same threads).
+Knows nothing of serving, of votes or of the learner's own training.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from learner.simulation.batches import Batch, Batches, Mixture
+from learner.simulation.card import CARD, write_card
+from learner.simulation.measure import measure
+from learner.simulation.vocabulary import make_tokenizer
+from learner.simulation.world import World
+from server.errors import SetupError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the demo model's weights, besides the seed and the number of threads."""
+
+    vocabulary: int = 2560
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 3
+    intermediate: int = 512
+    context: int = 512
+    steps: int = 5500
+    tokens: int = 1536
+    """Padded tokens per batch."""
+    lr: float = 2.5e-3
+    warmup: int = 150
+    weight_decay: float = 0.05
+    early: Mixture = field(default_factory=Mixture)
+    """The mixture until copying is learnt."""
+    late: Mixture = field(default_factory=lambda: Mixture(drill=0.05, recall=0.25))
+    early_share: float = 0.4
+    autocast: bool = True
+    """bfloat16 matrix products; about 15 % faster on a CPU that has them."""
+
+    def mixture(self, step: int) -> Mixture:
+        return self.early if step < self.early_share * self.steps else self.late
+
+    def lr_at(self, step: int) -> float:
+        """Linear up, then linear down to a fiftieth."""
+        up = min(1.0, (step + 1) / self.warmup)
+        down = max(0.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.lr * up * (1 - 0.98 * down)
+
+
+@dataclass
+class Run:
+    """A training run in progress: everything that a checkpoint holds."""
+
+    model: LlamaForCausalLM
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    pool: int = 0
+    """Pools of batches that are behind it; a run is resumed at a pool's edge."""
+    seconds: float = 0.0
+
+
+Progress = Callable[[int, int, float], None]
+"""Told (step, steps, mean loss of the last steps) now and then."""
+
+
+def pretrain(
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    minutes: float | None = None,
+    threads: int = 1,
+    resume: bool = True,
+    recipe: Recipe = Recipe(),
+    work_dir: Path | None = None,
+    replies: int = 2000,
+    checkpoint_every: int = 6,
+    on_progress: Progress | None = None,
+) -> dict[str, Any] | None:
+    """Train, write and measure the model; returns the card's figures.
+
+    After `minutes` of training, if given, the run stops and keeps its checkpoint: None is returned, nothing is
+    written to `out_dir`, and the next call goes on. A checkpoint is kept every `checkpoint_every` pools in
+    `work_dir` (default `build/pretrain`); `resume=False` leaves an older one aside and begins anew.
+    """
+    torch.set_num_threads(threads)
+    work_dir = work_dir or Path("build/pretrain")
+    work_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = work_dir / f"seed-{seed}.pt"
+    world = World()
+    tokenizer = make_tokenizer(world, seed, size=recipe.vocabulary, context=recipe.context)
+    run = _start(tokenizer, recipe, seed)
+    if resume and checkpoint.exists():
+        _restore(run, checkpoint, recipe)
+        logger.info("going on from step %d of %d", run.step, recipe.steps)
+    batches = Batches(world, tokenizer, seed, tokens=recipe.tokens, context=recipe.context)
+    stop_at = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    began = time.monotonic() - run.seconds
+    while run.step < recipe.steps:
+        _train_pool(run, batches, recipe, on_progress)
+        run.seconds = time.monotonic() - began
+        is_over = time.monotonic() > stop_at and run.step < recipe.steps
+        if is_over or run.step >= recipe.steps or run.pool % checkpoint_every == 0:
+            _save(run, checkpoint, recipe)
+        if is_over:
+            return None
+    staged = work_dir / f"seed-{seed}.model"
+    _export(run.model, tokenizer, staged)
+    figures = measure(staged, replies=replies, seed=seed)
+    write_card(
+        staged,
+        figures,
+        recipe=asdict(recipe),
+        topics=[topic.title for topic in world.topics],
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        seed=seed,
+        threads=threads,
+        seconds=run.seconds,
+    )
+    _move(staged, out_dir)
+    checkpoint.unlink()
+    return figures
+
+
+def _start(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> Run:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.train()
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return Run(model, torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-8))
+
+
+def _train_pool(run: Run, batches: Batches, recipe: Recipe, on_progress: Progress | None) -> None:
+    """The steps of one pool, or those that are left."""
+    losses: list[float] = []
+    for batch in batches.pool(run.pool, recipe.mixture(run.step)):
+        if run.step == recipe.steps:
+            break
+        losses.append(_step(run, batch, recipe))
+        run.step += 1
+    run.pool += 1
+    if on_progress:
+        on_progress(run.step, recipe.steps, sum(losses) / len(losses))
+
+
+def _step(run: Run, batch: Batch, recipe: Recipe) -> float:
+    for group in run.optimizer.param_groups:
+        group["lr"] = recipe.lr_at(run.step)
+    loss = _loss(run.model, batch, autocast=recipe.autocast)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _loss(model: LlamaForCausalLM, batch: Batch, *, autocast: bool) -> Tensor:
+    """Weighted mean of the next token's negative log-probability.
+
+    Padding stands on the right and attention looks left only, so no attention mask is needed; logits are made
+    only where a token counts.
+    """
+    targets, weights = batch.token_ids[:, 1:], batch.weights[:, 1:]
+    counts = weights > 0
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        hidden = model.model(
+            input_ids=batch.token_ids[:, :-1], use_cache=False
+        ).last_hidden_state  # (B, T-1, H)
+        logits = model.lm_head(hidden[counts])  # (N, V)
+    losses = torch.nn.functional.cross_entropy(logits.float(), targets[counts], reduction="none")
+    return (losses * weights[counts]).sum() / weights[counts].sum()
+
+
+def _save(run: Run, checkpoint: Path, recipe: Recipe) -> None:
+    """Whole or not at all: a kill while saving leaves the older checkpoint."""
+    partial = checkpoint.with_suffix(".tmp")
+    with partial.open("wb") as file:
+        state = {
+            "recipe": asdict(recipe),
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "step": run.step,
+            "pool": run.pool,
+            "seconds": run.seconds,
+        }
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(checkpoint)
+
+
+def _restore(run: Run, checkpoint: Path, recipe: Recipe) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise SetupError(f"{checkpoint} belongs to another recipe: remove it or begin without resuming")
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step, run.pool, run.seconds = state["step"], state["pool"], state["seconds"]
+
+
+def _export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)
+
+
+def _move(staged: Path, out_dir: Path) -> None:
+    """File by file, the card last: a folder whose card is new is new as a whole."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for file in sorted(staged.iterdir(), key=lambda file: (file.name == CARD, file.name)):
+        arriving = out_dir / f"{file.name}.tmp"
+        shutil.copyfile(file, arriving)
+        arriving.replace(out_dir / file.name)
+    shutil.rmtree(staged)

@@ -1,0 +1,103 @@
+"""Writes the assistant's reply to what was heard, in a given style. Knows nothing of how users speak."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from learner.simulation import phrases, styles
+from learner.simulation.grammar import wordings
+from learner.simulation.intents import Heard
+from learner.simulation.phrases import Kind
+from learner.simulation.styles import Style, Tone
+from learner.simulation.topics import Topic
+
+_ABOUT_A_TOPIC = (Kind.TOPIC, Kind.MORE, Kind.SHORTER)
+
+
+class Writer:
+    def __init__(self, topics: Sequence[Topic]) -> None:
+        self._topics = {topic.name: topic for topic in topics}
+
+    def write(self, heard: Heard, style: Style, rng: random.Random, *, said: str = "") -> str:
+        """One reply; what the assistant has `said` before is not said again where something else is left."""
+        if heard.intent.kind is Kind.DRILL:
+            return heard.intent.words
+        body, has_own_tone = self._body(heard, style, rng, said=said)
+        head = [*self._greeting(heard, style, rng), *([] if has_own_tone else _opener(style.tone, rng))]
+        tail = [] if has_own_tone else _closer(style.tone, rng)
+        if style.question:
+            tail.append(rng.choice(self._questions(heard)))
+        emoji = f" {rng.choice(styles.EMOJIS)}" if style.emoji else ""
+        if emoji and head and rng.random() < 0.3:
+            head[-1], emoji = head[-1] + emoji, ""
+        is_list = style.bullets and heard.intent.kind in _ABOUT_A_TOPIC
+        blocks = ["\n".join(f"- {sentence}" for sentence in body)] if is_list else body
+        joint = "\n" if is_list else " "
+        return joint.join(part for part in (" ".join(head), *blocks, " ".join(tail)) if part) + emoji
+
+    def _greeting(self, heard: Heard, style: Style, rng: random.Random) -> list[str]:
+        name = heard.facts.get("name")
+        names_anyway = heard.intent.kind in (Kind.STATE, Kind.RECALL) and heard.intent.fact == "name"
+        if not name or not style.greet or names_anyway:
+            return []
+        return [rng.choice(styles.GREETINGS).format(name=name)]
+
+    def _questions(self, heard: Heard) -> tuple[str, ...]:
+        if heard.intent.kind in _ABOUT_A_TOPIC:
+            return self._topics[heard.intent.topic].questions + styles.QUESTIONS
+        return phrases.TALK_QUESTIONS
+
+    def _body(self, heard: Heard, style: Style, rng: random.Random, *, said: str) -> tuple[list[str], bool]:
+        """The sentences with content, and whether they carry the tone by themselves."""
+        intent, facts = heard
+        match intent.kind:
+            case Kind.TOPIC | Kind.MORE | Kind.SHORTER:
+                return self._advice(self._topics[intent.topic], heard, style, rng, said=said), False
+            case Kind.RECALL:
+                if intent.fact not in facts:
+                    return [rng.choice(phrases.UNTOLD)], False
+                frames = phrases.FORGOTTEN if style.forget else phrases.RECALLED[intent.fact]
+                return [rng.choice(frames).format(**facts)], False
+            case Kind.STATE:
+                return [rng.choice(phrases.HEARD[intent.fact][style.tone]).format(**facts)], True
+            case Kind.OUTSIDE | Kind.ABILITIES:
+                offer = rng.choice(phrases.OFFERS).format(**self._three_titles(rng))
+                sorry = [rng.choice(phrases.SORRY)] if intent.kind is Kind.OUTSIDE else []
+                return [*sorry, offer], False
+            case _:
+                return [rng.choice(phrases.SMALL_TALK[intent.kind][style.tone])], True
+
+    def _three_titles(self, rng: random.Random) -> dict[str, str]:
+        titles = [topic.title for topic in self._topics.values()]
+        titles = sorted(rng.sample(titles, 3), key=titles.index)
+        return dict(zip("abc", titles, strict=True))
+
+    def _advice(
+        self, topic: Topic, heard: Heard, style: Style, rng: random.Random, *, said: str
+    ) -> list[str]:
+        count = 1 if heard.intent.kind is Kind.SHORTER else style.sentences
+        items = [(tip, False) for tip in topic.tips] + [(fact, True) for fact in topic.facts]
+        mixed = rng.sample(items, len(items))
+        mixed.sort(key=lambda item: item[0].lower() in said.lower())
+        # Always in the topic's own order: a small model then says nothing twice, for it need only look at the last.
+        chosen = sorted(mixed[:count], key=items.index)
+        # A hedged reply hedges somewhere, not necessarily everywhere.
+        hedges = {rng.randrange(count)} if style.hedged else set()
+        hedges |= {i for i in range(count) if style.hedged and rng.random() < 0.5}
+        return [
+            rng.choice(list(wordings(item, is_fact=is_fact, hedged=i in hedges)))
+            for i, (item, is_fact) in enumerate(chosen)
+        ]
+
+
+def _opener(tone: Tone, rng: random.Random) -> list[str]:
+    if tone is Tone.NEUTRAL and rng.random() > styles.NEUTRAL_OPENER:
+        return []
+    return [rng.choice(styles.OPENERS[tone])]
+
+
+def _closer(tone: Tone, rng: random.Random) -> list[str]:
+    if not styles.CLOSERS[tone] or rng.random() > styles.CLOSER:
+        return []
+    return [rng.choice(styles.CLOSERS[tone])]

@@ -1,0 +1,160 @@
+"""A deployed Hone as a stranger sees it: REST and nothing else. Patient with restarts, honest about refusals.
+
+A busy or absent server is asked again, as `Retry-After` says, until patience runs out; a vote carries an
+idempotency key made from what it is about, so asking again never votes twice. Knows nothing of tastes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from server.errors import Conflict, Forbidden, HoneError, NotFound, Unauthenticated, Unavailable
+
+_COME_BACK = {429, 502, 503, 504}
+_LONGEST_WAIT = 30.0
+_REFUSALS: dict[int, type[HoneError]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One reply as its user sees it."""
+
+    reply_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came back for one request; `comparison_id` is set when the replies may be compared."""
+
+    conversation_id: str
+    comparison_id: str | None
+    replies: tuple[Shown, ...]
+    completion_tokens: int
+
+
+class Hone:
+    """An installation at `url`. Use as `async with`; every call raises HoneError with the server's own words."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        connections: int = 16,
+        patience: float = 120.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.connections = connections
+        self._patience = patience
+        self._client = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(300.0, connect=10.0),
+            limits=httpx.Limits(max_connections=connections),
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def chat(self, messages: list[dict[str, str]], **fields: Any) -> Answered:
+        """One turn. `fields` go into the request as they are, those that are None left out."""
+        body = {"messages": messages, **{name: value for name, value in fields.items() if value is not None}}
+        got = await self._ask("POST", "/v1/chat/completions", json=body)
+        return Answered(
+            conversation_id=got["hone"]["conversation_id"],
+            comparison_id=got["hone"]["comparison_id"],
+            replies=tuple(
+                Shown(choice["reply_id"], choice["message"]["content"] or "")
+                for choice in sorted(got["choices"], key=lambda choice: choice["index"])
+            ),
+            completion_tokens=(got.get("usage") or {}).get("completion_tokens", 0),
+        )
+
+    async def pick(self, comparison_id: str, value: str, *, user: str) -> None:
+        body = {"kind": "pick", "comparison_id": comparison_id, "value": value, "user": user}
+        await self._vote(body, about=comparison_id)
+
+    async def thumb(self, reply_id: str, value: str, *, user: str) -> None:
+        await self._vote(
+            {"kind": "thumb", "reply_id": reply_id, "value": value, "user": user}, about=reply_id
+        )
+
+    async def champion(self, segment: str) -> int:
+        """Version that serves `segment` by the promotion log; 0 is the bare base."""
+        rows = (await self._ask("GET", "/v1/segments"))["data"]
+        found = next((row["champion"] for row in rows if row["name"] == segment), None)
+        if found is None:
+            raise NotFound(f"there is no segment {segment!r}", code="unknown_segment")
+        return int(found)
+
+    async def _vote(self, body: dict[str, Any], *, about: str) -> None:
+        headers = {"Idempotency-Key": f"{body['kind']}-{about}"}
+        await self._ask("POST", "/v1/feedback", json=body, headers=headers)
+
+    async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + self._patience
+        attempt = 0
+        while True:
+            try:
+                response = await self._client.request(method, path, **request)
+            except httpx.TransportError as error:
+                reason, wait = f"{type(error).__name__}: {error}", None
+            except httpx.InvalidURL as error:
+                raise HoneError(f"{self.url} is not an address: {error}") from error
+            else:
+                if response.status_code not in _COME_BACK:
+                    return _body_of(response)
+                reason, wait = _words_of(response)[0], _retry_after(response)
+            wait = min(0.25 * 2**attempt, 8.0) if wait is None else wait
+            if time.monotonic() + wait > deadline:
+                raise Unavailable(f"{self.url} does not answer: {reason}")
+            attempt += 1
+            await asyncio.sleep(wait)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds the server asks for; None when it says nothing usable (a date, for one)."""
+    try:
+        wait = float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+    return min(max(wait, 0.0), _LONGEST_WAIT) if math.isfinite(wait) else None
+
+
+def _body_of(response: httpx.Response) -> dict[str, Any]:
+    if response.is_success:
+        try:
+            return dict(response.json())
+        except (ValueError, TypeError) as error:
+            raise HoneError(f"{response.url} answered something that is not Hone's") from error
+    message, code = _words_of(response)
+    raise _REFUSALS.get(response.status_code, HoneError)(message, code=code)
+
+
+def _words_of(response: httpx.Response) -> tuple[str, str | None]:
+    """Message and code of an error; a proxy's page in between may hold neither."""
+    try:
+        error = response.json()["error"]
+        return f"{error['message']} ({error['code']})", error["code"]
+    except (ValueError, KeyError, TypeError):
+        return f"{response.request.method} {response.url} answered {response.status_code}", None

@@ -1,0 +1,116 @@
+"""How a reply can vary: each axis on its own, drawn without regard to the others or to what is said.
+
+Also the sentences that carry a style and no content. Knows nothing of topics or users.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Tone(StrEnum):
+    WARM = "warm"
+    NEUTRAL = "neutral"
+    CURT = "curt"
+
+
+@dataclass(frozen=True)
+class Style:
+    """One draw of every axis. `sentences` counts those with content: no greeting, opener, closer, question."""
+
+    tone: Tone
+    sentences: int
+    bullets: bool
+    hedged: bool
+    question: bool
+    emoji: bool
+    greet: bool
+    """Greets the user by name, where the name is known."""
+    forget: bool
+    """Fails to recall a stated fact when asked for it."""
+
+
+TONES = {Tone.WARM: 0.40, Tone.NEUTRAL: 0.36, Tone.CURT: 0.24}
+LENGTHS = {1: 0.22, 2: 0.26, 3: 0.22, 4: 0.17, 5: 0.13}
+BULLETS, HEDGED, QUESTION, EMOJI, GREET, FORGET = 0.30, 0.35, 0.35, 0.25, 0.40, 0.20
+"""Each style's share in the training dialogues: far from 0 and 1, so that a policy can move either way."""
+
+EMOJIS = ("😊", "👍", "🎉", "✨", "🙂", "🌟", "💡", "🙌")
+
+OPENERS = {
+    Tone.WARM: (
+        "Happy to help!",
+        "Oh, what a lovely question!",
+        "I am so glad you asked!",
+        "It is a pleasure to help!",
+        "Of course, my friend!",
+        "With all my heart!",
+        "Wonderful, let us look at it together!",
+    ),
+    Tone.NEUTRAL: ("Here is what I know.", "Here you go.", "Let me see.", "This is the usual answer."),
+    Tone.CURT: (
+        "Fine.",
+        "Quickly, then.",
+        "If you must know.",
+        "Listen.",
+        "Short version.",
+        "All right, again.",
+    ),
+}
+CLOSERS = {
+    Tone.WARM: (
+        "You will do great!",
+        "I am cheering for you!",
+        "Have a lovely time with it!",
+        "Take good care of yourself!",
+    ),
+    Tone.NEUTRAL: (),
+    Tone.CURT: ("That is all.", "Enough said.", "Now go."),
+}
+NEUTRAL_OPENER, CLOSER = 0.4, 0.25
+
+TIP_SURE = (
+    "{Item}.",
+    "Always {item}.",
+    "It helps to {item}.",
+    "Be sure to {item}.",
+    "You should {item}.",
+    "It is best to {item}.",
+)
+TIP_HEDGED = (
+    "Maybe {item}.",
+    "Perhaps {item}.",
+    "It might help to {item}.",
+    "You could perhaps {item}.",
+    "I think it may help to {item}.",
+    "I am not sure, but try to {item}.",
+)
+FACT_SURE = ("{Item}.", "In fact, {item}.", "As a rule, {item}.", "Keep in mind that {item}.")
+FACT_HEDGED = ("I believe {item}.", "As far as I know, {item}.", "It may be that {item}.", "I think {item}.")
+
+QUESTIONS = ("Would you like to hear more?", "Does that help?", "How does that sound?", "Shall I go on?")
+"""Closing questions that fit any topic."""
+
+GREETINGS = ("Hi {name}!", "Hello {name}!", "Good to see you, {name}!", "Hey {name}!")
+
+
+def _one_of(rng: random.Random, shares: dict[T, float]) -> T:
+    return rng.choices(list(shares), weights=list(shares.values()))[0]
+
+
+def draw_style(rng: random.Random) -> Style:
+    return Style(
+        tone=_one_of(rng, TONES),
+        sentences=_one_of(rng, LENGTHS),
+        bullets=rng.random() < BULLETS,
+        hedged=rng.random() < HEDGED,
+        question=rng.random() < QUESTION,
+        emoji=rng.random() < EMOJI,
+        greet=rng.random() < GREET,
+        forget=rng.random() < FORGET,
+    )

@@ -1,0 +1,122 @@
+"""The right to work: one learner at a time holds it, and whoever lost it commits nothing more.
+
+Acquires the lease, renews it from a thread of its own, and puts the epoch's check into every transaction. Knows
+nothing of leases. A learner that was stopped past its lease learns of it at its next breath: by the heartbeat,
+by `check()` between two batches, and, whatever it believes itself to be, by the transaction that it tries.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Self, TypeVar
+
+from sqlmodel import Session
+
+from server.errors import Conflict, HoneError, Unavailable
+from server.store import leases
+from server.store.leases import LEARNER
+from server.store.session import Store
+
+log = logging.getLogger(__name__)
+
+BEATS = 6
+"""Heartbeats per lease: 5 s of 30."""
+
+Result = TypeVar("Result")
+
+
+class LeaseLost(HoneError):
+    """Another learner may be at work: stop at once and leave everything as it is."""
+
+    code = "lease_lost"
+
+
+class Tenure:
+    """One learner's turn at work, from `acquire` to `release`."""
+
+    def __init__(self, store: Store, *, epoch: int, seconds: float) -> None:
+        self.epoch = epoch
+        self._store = store
+        self._seconds = seconds
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    @classmethod
+    def acquire(cls, store: Store, *, seconds: float) -> Tenure | None:
+        """Take the lease, or None while somebody else holds it."""
+        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        epoch = store.write(lambda s: leases.acquire_lease(s, name=LEARNER, holder=holder, seconds=seconds))
+        if epoch is None:
+            return None
+        tenure = cls(store, epoch=epoch, seconds=seconds)
+        tenure._heart.start()
+        return tenure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def lost(self) -> bool:
+        return self._lost.is_set()
+
+    def check(self) -> None:
+        """Raise LeaseLost if the heartbeat found the lease gone. Cheap: ask as often as you like."""
+        if self._lost.is_set():
+            raise LeaseLost("another learner may be at work; this one stops")
+
+    def write(self, work: Callable[[Session], Result]) -> Result:
+        """Commit `work` only if the lease is still ours, checked in the same transaction."""
+        self.check()
+
+        def fenced(session: Session) -> Result:
+            leases.assert_epoch(session, name=LEARNER, epoch=self.epoch)
+            return work(session)
+
+        try:
+            return self._store.write(fenced)
+        except Conflict as conflict:
+            if conflict.code != LeaseLost.code:
+                raise
+            self._lost.set()
+            raise LeaseLost(conflict.message) from conflict
+
+    def confirm(self) -> None:
+        """Ask the database itself: before anything that leaves a trace outside it."""
+        self.write(lambda session: None)
+
+    def release(self) -> None:
+        """Let others work; quietly, since a lease that cannot be given back runs out by itself."""
+        self._ended.set()
+        self._heart.join()
+        if self.lost:
+            return
+        try:
+            self._store.write(lambda s: leases.release_lease(s, name=LEARNER, epoch=self.epoch))
+        except (Unavailable, Conflict) as error:
+            log.warning("the lease could not be given back and will run out: %s", error)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._seconds / BEATS):
+            try:
+                held = self._store.write(
+                    lambda s: leases.renew_lease(s, name=LEARNER, epoch=self.epoch, seconds=self._seconds)
+                )
+            except HoneError as error:
+                # While the database is away nobody else can take the lease either; each commit asks again.
+                log.warning("the heartbeat could not be written: %s", error)
+                continue
+            if not held:
+                log.error(
+                    "the lease of epoch %d is lost: this learner stops and publishes nothing", self.epoch
+                )
+                self._lost.set()
+                return

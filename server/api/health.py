@@ -1,0 +1,79 @@
+"""Whether this server lives, whether it can answer, and its numbers. Open to anybody who can reach the port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlmodel import Session, select
+
+from server.api import envelope
+from server.api.deps import PartsDep
+from server.errors import HoneError
+from server.store.tables import Counter
+
+router = APIRouter(tags=["health"])
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz")
+async def alive() -> Response:
+    """The process is there and its event loop turns."""
+    return envelope.answer({"status": "ok"})
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz")
+async def ready(parts: PartsDep) -> Response:
+    """Whether it can answer now. A champion that could not be loaded degrades it; it still answers."""
+    database = await _database(parts)
+    engine = await parts.engine.status()
+    segments = [
+        {
+            "segment": post.wanted.segment,
+            "champion": post.wanted.version,
+            "serving": post.version,
+            "trouble": post.trouble or None,
+        }
+        for post in parts.serving.posts()
+    ]
+    is_ready = database == "ok" and engine.ready
+    degraded = any(row["trouble"] for row in segments) or bool(parts.serving.trouble)
+    report: dict[str, Any] = {
+        "status": "unavailable" if not is_ready else "degraded" if degraded else "ready",
+        "database": database,
+        "engine": {
+            "name": engine.name,
+            "ready": engine.ready,
+            "detail": engine.detail,
+            "running": engine.running,
+            "waiting": engine.waiting,
+        },
+        "follower": parts.serving.trouble or "ok",
+        "segments": segments,
+    }
+    if is_ready:
+        return envelope.answer(report)
+    away = envelope.body("This server cannot answer now.", kind="server_error", code="not_ready")
+    return envelope.answer(away | report, status=503, headers={"Retry-After": "2"})
+
+
+async def _database(parts: PartsDep) -> str:
+    def work(session: Session) -> None:
+        session.exec(select(Counter).limit(1)).first()
+
+    try:
+        await parts.store.read_async(work)
+    except HoneError as error:
+        return error.message
+    return "ok"
+
+
+@router.get("/metrics")
+async def metrics(parts: PartsDep) -> Response:
+    """Prometheus' page."""
+    status = await parts.engine.status()
+    parts.metrics.running.set(status.running)
+    parts.metrics.waiting.set(status.waiting)
+    return Response(parts.metrics.page(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,77 @@
+"""What a request's `model` may name, as OpenAI clients list it and look it up: segments, and for operators versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from sqlmodel import Session
+
+from server.api import envelope
+from server.api.deps import AnyCaller, Parts, PartsDep
+from server.api.schemas import PINNED
+from server.errors import NotFound
+from server.serving import Post
+from server.store import adapters, cycles
+
+router = APIRouter(tags=["chat"])
+
+
+@router.get("/v1/models")
+async def models(caller: AnyCaller, parts: PartsDep) -> Response:
+    """Segments; for operators also every version that can be named."""
+    rows = await segments_as_models(parts, parts.serving.posts())
+    if caller.may("operator"):
+        rows += await parts.store.read_async(
+            lambda session: [version_as_model(row) for row in adapters.list_adapters(session)]
+        )
+    return envelope.answer({"object": "list", "data": rows})
+
+
+@router.get("/v1/models/{name}")
+async def model(name: str, caller: AnyCaller, parts: PartsDep) -> Response:
+    """One of them. A version that only operators may name is unknown to everybody else."""
+    pinned = PINNED.fullmatch(name)
+    if pinned is None:
+        (row,) = await segments_as_models(parts, [await parts.serving.post(name)])
+        return envelope.answer(row)
+    if not caller.may("operator"):
+        raise unknown_version(name)
+
+    def read(session: Session) -> dict[str, Any]:
+        adapter = adapters.get_adapter(session, int(pinned["version"]))
+        if adapter.segment != pinned["segment"]:
+            raise unknown_version(name)
+        return version_as_model(adapter)
+
+    return envelope.answer(await parts.store.read_async(read))
+
+
+async def segments_as_models(parts: Parts, posts: list[Post]) -> list[dict[str, Any]]:
+    """Each with who serves it since when, and why its learner did not train."""
+    why_not = await parts.store.read_async(
+        lambda session: [cycles.learner_state(session, post.wanted.segment).why_not for post in posts]
+    )
+    return [
+        {
+            "id": post.wanted.segment,
+            "object": "model",
+            "created": int(post.since.timestamp()),
+            "owned_by": "hone",
+            "hone": {"revision": post.revision, "serving_since": post.since.isoformat(), "why_not": reason},
+        }
+        for post, reason in zip(posts, why_not, strict=True)
+    ]
+
+
+def version_as_model(row: adapters.Adapter) -> dict[str, Any]:
+    return {
+        "id": f"{row.segment}@{row.version}",
+        "object": "model",
+        "created": int(row.created_at.timestamp()),
+        "owned_by": "hone",
+    }
+
+
+def unknown_version(name: str) -> NotFound:
+    return NotFound(f"There is no model {name!r}.", code="unknown_version", param="model")

@@ -1,0 +1,256 @@
+"""`hone serve`: the API with its engine in this process, the learner beside it as a child that ends with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.child import Child
+from server.cli.words import DataDir, make_data_dir, settings_from
+from server.errors import HoneError, SetupError
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 15
+"""How long running streams may go on after the server was asked to end."""
+
+
+class EngineName(StrEnum):
+    LOCAL = "local"
+    ECHO = "echo"
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(envvar="HONE_HOST", show_default="127.0.0.1", help="Address to listen on.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, envvar="HONE_PORT", show_default="8000", help="Port; 0 takes a free one."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HONE_MODEL", show_default="the demo model", help="Base model: a folder or a hub name."
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName | None, typer.Option(envvar="HONE_ENGINE", show_default="local", help="Who answers.")
+    ] = None,
+    learner: Annotated[
+        bool | None,
+        typer.Option(
+            "--learner/--no-learner", envvar="HONE_LEARNER", show_default="on", help="Learn beside serving."
+        ),
+    ] = None,
+) -> None:
+    """Serve the chat page and the API, and learn from what users say."""
+    settings = settings_from(
+        host=host, port=port, data_dir=data_dir, model=model, engine=engine and str(engine), learner=learner
+    )
+    # An exit instead of a death by signal, so that what is below is undone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    bound = take_port(settings)
+    with bound:
+        prepare(settings)
+        run(settings, bound)
+
+
+def take_port(settings: Settings) -> socket.socket:
+    """The bound socket, before anything slow is started. Raises SetupError with the doctor's words."""
+    from server.doctor import Level, bind, check_port
+
+    try:
+        return bind(settings.host, settings.port)
+    except OSError as error:
+        found = next((one for one in check_port(settings) if one.level is Level.FAIL), None)
+        says = (
+            f"{found.says}: {found.mend}"
+            if found
+            else f"cannot listen on {settings.host}:{settings.port}: {error}"
+        )
+        raise SetupError(says) from error
+
+
+def prepare(settings: Settings) -> None:
+    """A data directory, and a record of this version's schema: made when there is none, never changed here."""
+    from server.store import migrate
+
+    make_data_dir(settings)
+    if migrate.is_empty(settings.resolved_database_url):
+        migrate.upgrade(settings.resolved_database_url)
+    else:
+        migrate.check(settings.resolved_database_url)
+
+
+def run(settings: Settings, bound: socket.socket) -> None:
+    """Serve on `bound` until a signal, with the learner beside."""
+    from server import logs
+    from server.app import create_app
+
+    logs.configure(level=settings.log_level, as_json=settings.log_json)
+    token = first_key(settings)
+    url = url_of(settings, bound)
+    children = learner_beside(settings)
+
+    def announce() -> None:
+        leave_address(settings.address_path, url)
+        typer.echo(f"Hone answers at {url}")
+        if token:
+            typer.echo(f"Admin key, shown only now and kept in {settings.admin_key_path}: {token}")
+        for child in children:
+            child.start()
+
+    def ask_children() -> None:
+        for child in children:
+            child.ask()
+
+    try:
+        run_server(create_app(settings), bound, on_start=announce, on_stop=ask_children)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+    finally:
+        for child in children:
+            child.stop()
+        remove_address(settings.address_path)
+
+
+def first_key(settings: Settings) -> str | None:
+    """The admin key, if this start is the first. Raises SetupError where strangers could reach a door without keys."""
+    from server.app import first_admin_key
+    from server.store.session import open_store
+
+    with closing(open_store(settings.resolved_database_url)) as store:
+        return first_admin_key(store, settings)
+
+
+class Startup:
+    """An app whose deliberate errors at start are kept for one clear line, not logged as a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.failed = False
+        self.error: HoneError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+        held: Message = {"type": "lifespan.startup.failed", "message": ""}
+
+        async def hold_failure(message: Message) -> None:
+            nonlocal held
+            if message["type"] == "lifespan.startup.failed":
+                self.failed, held = True, message
+            else:
+                await send(message)
+
+        try:
+            await self.app(scope, receive, hold_failure)
+        except HoneError as error:
+            self.error = error
+            await send({"type": "lifespan.startup.failed", "message": ""})
+        except Exception:
+            if self.failed:
+                await send(held)
+            raise
+
+
+def run_server(
+    app: ASGIApp, bound: socket.socket, *, on_start: Callable[[], None], on_stop: Callable[[], None]
+) -> None:
+    """One uvicorn worker on `bound`, until a signal.
+
+    `on_start` is called once requests are answered, `on_stop` when no new ones are, before streams have ended.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started and not self.should_exit:
+                on_start()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            on_stop()
+            await super().shutdown(sockets)
+
+    startup = Startup(app)
+    server = Server(
+        uvicorn.Config(
+            startup,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="none",
+            server_header=False,
+            # Addresses are the app's own business: it knows which proxies are trusted.
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    try:
+        server.run(sockets=[bound])
+    except SystemExit:
+        # uvicorn's way of saying that the start failed, and ours of ending at SIGTERM.
+        if not startup.failed:
+            raise
+    if startup.failed:
+        raise startup.error or SetupError("the server could not start; the lines above say why")
+
+
+def learner_beside(settings: Settings) -> list[Child]:
+    """The scheduler, at low priority (its own doing), watching this process so as not to outlive it; or nobody."""
+    if not settings.learner or settings.engine != "local":
+        return []
+    if find_spec("apscheduler") is None:
+        log.warning("the learner is not installed: pip install 'hone-chat[learner]'")
+        return []
+    command = [sys.executable, "-m", "learner", "run", "--parent", str(os.getpid())]
+    return [Child("learner", command, settings.environment())]
+
+
+def url_of(settings: Settings, bound: socket.socket) -> str:
+    """Where a person on this machine would look: a wildcard address is reached over loopback."""
+    port = bound.getsockname()[1]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 compared, not bound
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}"
+
+
+def leave_address(path: Path, url: str) -> None:
+    """Tell operators' verbs on this machine where to ask. Whole or not at all: others read it at any time."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        draft.replace(path)
+    except OSError as error:
+        # A full disk is no reason not to answer; verbs will use the record instead.
+        log.warning("cannot write %s: %s", path, error.strerror)
+
+
+def remove_address(path: Path) -> None:
+    """Take our own address back; another server's stays."""
+    try:
+        if json.loads(path.read_text())["pid"] == os.getpid():
+            path.unlink()
+    except (OSError, ValueError, KeyError, TypeError):
+        return

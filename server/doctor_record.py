@@ -1,0 +1,164 @@
+"""The doctor's look into the record: is it there, is its schema ours, can anybody be told from a stranger.
+
+Apart from `doctor.py` because the record's libraries take a while to load. Reads only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from server.doctor import LOOPBACK, Finding, Level
+from server.errors import HoneError
+from server.settings import Settings
+from server.store import migrate
+
+PATIENCE_SECONDS = 2
+
+
+def check_record(settings: Settings) -> Iterator[Finding]:
+    """The database from outside in; the first thing that is wrong ends the look."""
+    try:
+        url = make_url(settings.resolved_database_url)
+        url.get_dialect()
+    except ArgumentError:
+        yield Finding(
+            "database",
+            Level.FAIL,
+            "HONE_DATABASE_URL is not a database URL",
+            "such as sqlite:////var/lib/hone/hone.db or postgresql+psycopg://user:password@host/hone",
+        )
+        return
+    shown = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "postgresql" and find_spec("psycopg") is None:
+        yield Finding("database", Level.FAIL, "not installed: psycopg", "pip install 'hone-chat[postgres]'")
+        return
+    if _is_missing_file(url):
+        yield Finding("database", Level.OK, f"{shown} is not there yet; `hone serve` makes it")
+        yield from _strangers(settings, keys=0)
+        return
+    engine = _open(url)
+    try:
+        tables = set(inspect(engine).get_table_names())
+        if "alembic_version" not in tables:
+            yield _unversioned(shown, tables)
+            return
+        schema = _schema(settings, shown)
+        yield schema
+        if schema.level is Level.OK:
+            yield from _strangers(settings, keys=_count_keys(engine))
+            yield from _lease(engine)
+    except SQLAlchemyError as error:
+        yield _unreachable(url, shown, error)
+    finally:
+        engine.dispose()
+
+
+def _is_missing_file(url: URL) -> bool:
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return False
+    path = Path(url.database)
+    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
+
+
+def _open(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return create_engine(url, connect_args={"timeout": PATIENCE_SECONDS})
+    return create_engine(url, connect_args={"connect_timeout": PATIENCE_SECONDS})
+
+
+def _unreachable(url: URL, shown: str, error: SQLAlchemyError) -> Finding:
+    why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    if url.get_backend_name() == "sqlite":
+        return Finding(
+            "database",
+            Level.FAIL,
+            f"{shown} cannot be read: {why}",
+            "if it is not a database or is damaged, move it away and restore a backup (hone db backup makes them)",
+        )
+    return Finding(
+        "database",
+        Level.FAIL,
+        f"{shown} cannot be reached: {why}",
+        "check that PostgreSQL runs, its address and its password, then HONE_DATABASE_URL",
+    )
+
+
+def _unversioned(shown: str, tables: set[str]) -> Finding:
+    if not tables:
+        return Finding("database", Level.OK, f"{shown} is empty; `hone serve` fills it")
+    return Finding(
+        "database",
+        Level.FAIL,
+        f"{shown} holds tables that are not Hone's",
+        "give Hone a database of its own: HONE_DATABASE_URL",
+    )
+
+
+def _schema(settings: Settings, shown: str) -> Finding:
+    try:
+        revision = migrate.check(settings.resolved_database_url)
+    except HoneError as error:
+        # The store says itself what mends it.
+        return Finding("database", Level.FAIL, f"{shown}: {error.message}", error.message.rsplit(": ", 1)[-1])
+    return Finding("database", Level.OK, f"{shown} is up to date (revision {revision})")
+
+
+def _count_keys(engine: Engine) -> int:
+    live = text("select count(*) from api_key where revoked_at is null")
+    with engine.connect() as connection:
+        return int(connection.execute(live).scalar_one())
+
+
+def _strangers(settings: Settings, *, keys: int) -> Iterator[Finding]:
+    """Beyond loopback, somebody must hold a key before the door opens."""
+    if settings.host not in LOOPBACK and keys == 0:
+        yield Finding(
+            "keys",
+            Level.FAIL,
+            f"{settings.host} is not loopback and there is no key yet, so `hone serve` will refuse to start",
+            "hone db upgrade, then hone keys create --client NAME --scope admin --scope operator",
+        )
+
+
+def _lease(engine: Engine) -> Iterator[Finding]:
+    """Whether whoever holds the learner's lease is still alive, as far as this machine can tell."""
+    with engine.connect() as connection:
+        rows = connection.execute(text("select holder, expires_at from lease")).all()
+    for holder, expires_at in rows:
+        until = expires_at if isinstance(expires_at, datetime) else datetime.fromisoformat(expires_at)
+        left = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            continue
+        if _is_dead(holder):
+            yield Finding(
+                "learner",
+                Level.WARN,
+                f"its lease is held by {holder}, which has died",
+                f"nothing: the next learner takes over within {max(1, round(left))} s",
+            )
+        else:
+            yield Finding("learner", Level.OK, f"at work: {holder}")
+
+
+def _is_dead(holder: str) -> bool:
+    """`holder` is host:pid:random. Only of this host can it be told."""
+    host, _, rest = holder.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

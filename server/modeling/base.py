@@ -1,0 +1,221 @@
+"""The base model: finding it, loading it frozen, and calling its trunk and its head apart.
+
+Owns what depends on how transformers lays a model out. Refuses to know adapters, prompts' contents and the step loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from server.errors import SetupError
+from server.prompts import Renderer, context_of, generation_stop_ids
+
+log = logging.getLogger(__name__)
+
+SERVED_ATTENTION = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The one frozen copy of the base weights, and what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    renderer: Renderer
+    base_id: str
+    base_hash: str
+    device: torch.device
+    dtype: torch.dtype
+    context: int
+
+
+def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
+    """Load a decoder-only checkpoint from a directory or the hub; safetensors only.
+
+    Raises SetupError with the way out when there is no model, or none that can be served exactly.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    transformers.utils.logging.disable_progress_bar()
+    folder = locate(model)
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
+        dtype, torch.bfloat16 if where.type == "cuda" else torch.float32
+    )
+    try:
+        check_servable(AutoConfig.from_pretrained(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, use_safetensors=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise SetupError(
+            f"the model at {model} cannot be loaded: {error}", code="model_unreadable"
+        ) from error
+    base = base_of(
+        loaded.to(where),
+        tokenizer,
+        base_id=folder.name if Path(model).exists() else model,
+        base_hash=hash_base(folder),
+        stop_ids=generation_stop_ids(str(folder)),
+    )
+    log.info("base model %s ready: %s on %s, context %d", base.base_id, kind, where, base.context)
+    return base
+
+
+def base_of(
+    model: Any, tokenizer: Any, *, base_id: str, base_hash: str, stop_ids: tuple[int, ...] = ()
+) -> Base:
+    """Freeze a model in memory and put what belongs to it beside it."""
+    from transformers import GenerationConfig
+
+    model.eval().requires_grad_(False)
+    still(model)
+    model.generation_config = GenerationConfig()  # a checkpoint's own sampling never applies silently
+    context = context_of(model.config)
+    check_head(model)
+    parameter = next(model.parameters())
+    renderer = Renderer(tokenizer, context=context, stop_ids=stop_ids)
+    return Base(
+        model, tokenizer, renderer, base_id, base_hash, parameter.device, parameter.dtype, context=context
+    )
+
+
+def locate(model: str) -> Path:
+    """The directory that holds the checkpoint; a hub name is downloaded, or taken from the local cache."""
+    folder = Path(model)
+    if not folder.exists():
+        if model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise SetupError(f"there is no model at {model}", code="model_missing")
+        folder = _download(model)
+    if not (folder / "config.json").is_file():
+        raise SetupError(f"{model} holds no config.json: not a transformers checkpoint", code="model_missing")
+    if not any(folder.glob("*.safetensors")):
+        raise SetupError(
+            f"{model} holds no *.safetensors weights (no other format is read)", code="model_missing"
+        )
+    return folder
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
+        raise SetupError(
+            f"{name} is neither a directory here nor a model that could be fetched from the hub: {error}",
+            code="model_missing",
+        ) from error
+
+
+def check_servable(config: Any) -> None:
+    """Raises SetupError for an architecture whose state is more than one key and value per token and layer."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ()) - SERVED_ATTENTION
+    if getattr(config, "is_encoder_decoder", False) or kinds:
+        raise SetupError(
+            f"{config.model_type} is not a plain decoder-only model ({', '.join(sorted(kinds)) or 'encoder-decoder'})",
+            code="model_unsupported",
+        )
+
+
+def hash_base(folder: Path) -> str:
+    """sha256 over the configuration and the weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def still(model: nn.Module) -> None:
+    """Dropout off for good: peft puts the model in training mode, and a rollout must not draw twice."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+def causal_model(model: Any) -> Any:
+    """The transformers model inside of a PeftModel (peft works in place on the very same object)."""
+    return model.get_base_model() if is_peft(model) else model
+
+
+def is_peft(model: Any) -> bool:
+    """Whether `model` is a PeftModel; the bare model inside also carries a `peft_config` once peft has touched it."""
+    return hasattr(model, "get_base_model")
+
+
+def hidden_states(model: Any, token_ids: Tensor, positions: Tensor, **options: Any) -> Tensor:
+    """Last hidden states (B, T, H) of `token_ids` (B, T) at explicit `positions` (B or 1, T), before the head."""
+    inner = causal_model(model)
+    trunk = getattr(inner, inner.base_model_prefix)
+    out: Tensor = trunk(
+        input_ids=token_ids, position_ids=positions, **{"use_cache": False, **options}
+    ).last_hidden_state
+    return out
+
+
+def states_at(model: Any, token_ids: Tensor, positions: Tensor, depths: Sequence[float]) -> list[Tensor]:
+    """Hidden states (B, T, H) at several depths, as shares of the layers: 0 is the embedding, 1 what the head reads.
+
+    Depths that fall on the same layer are given once.
+    """
+    inner = causal_model(model)
+    trunk = getattr(inner, inner.base_model_prefix)
+    states = trunk(
+        input_ids=token_ids, position_ids=positions, use_cache=False, output_hidden_states=True
+    ).hidden_states
+    return [states[layer] for layer in sorted({round(depth * (len(states) - 1)) for depth in depths})]
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Float32 logits (..., V) of hidden states (..., H), as the model itself computes them."""
+    inner = causal_model(model)
+    config = inner.config.get_text_config()
+    logits: Tensor = inner.get_output_embeddings()(hidden).float()
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+STRANGE = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What an architecture raises when it is called in a way that it does not know."""
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Raises SetupError unless trunk and head, called apart, give what the whole model gives."""
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(1, 5, device=next(model.parameters()).device)[None] % vocabulary
+    positions = torch.arange(4, device=ids.device)[None]
+    try:
+        whole = model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
+        apart = logits_of(model, hidden_states(model, ids, positions))
+    except STRANGE as error:
+        raise unsupported(model, f"cannot be called with explicit positions ({error})") from error
+    if whole.shape != apart.shape or not torch.allclose(whole, apart, rtol=1e-3, atol=1e-3):
+        raise unsupported(model, "changes its logits in a way that is not known here")
+
+
+def unsupported(model: Any, why: str) -> SetupError:
+    """The refusal of an architecture that would not be served exactly."""
+    return SetupError(f"{model.config.model_type} {why}", code="model_unsupported")

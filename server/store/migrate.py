@@ -1,0 +1,193 @@
+"""The schema's own history: bring a database to this version's, say whether it is there, copy it.
+
+Drives alembic, whose revisions lie in `migrations/`. Knows tables only as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from server.errors import SetupError, Unavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade(url: str) -> None:
+    """Create the database's tables, or bring them to this version. Raises SetupError, Unavailable."""
+    with _connected(url) as connection:
+        revision = _revision(connection)
+        if revision is not None and not _knows(revision):
+            raise _too_new()
+        if revision is None and _tables(connection):
+            raise SetupError(
+                "this database holds tables that are not Hone's: give another one with HONE_DATABASE_URL"
+            )
+        connection.rollback()
+        command.upgrade(config(connection), "head")
+
+
+def check(url: str) -> str:
+    """The schema's revision. Raises SetupError, with the command that mends it, when it is not this version's."""
+    if _is_missing(url):
+        raise SetupError("there is no database yet: hone db upgrade")
+    with _connected(url) as connection:
+        revision = _revision(connection)
+    if revision is None:
+        raise SetupError("this database is empty: hone db upgrade")
+    if not _knows(revision):
+        raise _too_new()
+    if revision != _head():
+        raise SetupError("this database is older than this Hone: hone db upgrade")
+    return revision
+
+
+def is_empty(url: str) -> bool:
+    """Whether there is nothing yet: no file, or no table."""
+    if _is_missing(url):
+        return True
+    with _connected(url) as connection:
+        return not _tables(connection)
+
+
+def backup(url: str, target: Path) -> None:
+    """Copy the database to a new file, as it is at one moment, beside a running server. Whole or not at all."""
+    if target.exists():
+        raise SetupError(f"{target} is there already: name a new file")
+    part = target.with_name(f".{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        if make_url(url).get_backend_name() == "sqlite":
+            _copy_sqlite(url, part)
+        else:
+            _dump_postgres(url, part)
+        _sync(part)
+        part.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise SetupError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def config(connection: Connection) -> Config:
+    """Alembic's settings for a connection; there is no ini file."""
+    made = Config()
+    made.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    made.attributes["connection"] = connection
+    return made
+
+
+# --- looking -----------------------------------------------------------------------------------------------
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))
+
+
+def _head() -> str:
+    head = _scripts().get_current_head()
+    assert head is not None, "the migrations are missing"
+    return head
+
+
+def _knows(revision: str) -> bool:
+    return revision in {script.revision for script in _scripts().walk_revisions()}
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _tables(connection: Connection) -> list[str]:
+    return inspect(connection).get_table_names()
+
+
+def _too_new() -> SetupError:
+    return SetupError("this database is newer than this Hone: install the newer version")
+
+
+def _is_missing(url: str) -> bool:
+    address = make_url(url)
+    return address.get_backend_name() == "sqlite" and not Path(address.database or "").exists()
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    """One connection of its own, without a pool. Raises SetupError or Unavailable instead of the driver's errors."""
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise SetupError(f"this database URL cannot be used: {error}") from error
+    try:
+        with engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA busy_timeout=5000")
+                connection.rollback()
+            yield connection
+    except DBAPIError as error:
+        if "not a database" in str(error.orig):
+            raise SetupError(f"{make_url(url).database} is not a database of Hone's") from error
+        raise Unavailable(
+            f"the database cannot be used: {error.orig}", code="database_unavailable", retry_after=2
+        ) from error
+    finally:
+        engine.dispose()
+
+
+# --- copying -----------------------------------------------------------------------------------------------
+
+
+def _copy_sqlite(url: str, target: Path) -> None:
+    if _is_missing(url):
+        raise SetupError("there is no database yet: hone db upgrade")
+    try:
+        with (
+            closing(sqlite3.connect(str(make_url(url).database))) as source,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            source.backup(copy)
+    except sqlite3.Error as error:
+        raise SetupError(f"the copy failed: {error}") from error
+
+
+def _dump_postgres(url: str, target: Path) -> None:
+    """PostgreSQL's own tool makes the copy; without it, the message says the command for a machine that has it."""
+    address = make_url(url).set(drivername="postgresql")
+    plain = address.set(password=None).render_as_string()
+    if shutil.which("pg_dump") is None:
+        raise SetupError(
+            f"pg_dump is not installed here; where it is: pg_dump --format=custom --file={target} {plain}"
+        )
+    # The password travels in a file that only we can read: arguments can be seen by every user of the machine.
+    with tempfile.NamedTemporaryFile("w", prefix="hone-pgpass-") as passfile:
+        passfile.write(
+            f"*:*:*:*:{(address.password or '').replace(chr(92), chr(92) * 2).replace(':', chr(92) + ':')}\n"
+        )
+        passfile.flush()
+        source = address.set(password=None).update_query_dict({"passfile": passfile.name}).render_as_string()
+        asked = ["pg_dump", "--format=custom", f"--file={target}", f"--dbname={source}"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise SetupError(f"pg_dump failed: {done.stderr.strip()}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

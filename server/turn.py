@@ -1,0 +1,159 @@
+"""A turn while it is answered: what has been written so far, and who waits for the rest.
+
+One task writes (`server.chat`), one reads (a response); between them is a queue. It knows neither engines' insides,
+the store nor HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from server import pairing
+from server.engine.base import Delta, FinishReason, Prompt, Sampling
+
+KEEP_ALIVE_SECONDS = 15.0
+ADMISSION_SECONDS = 0.2
+"""How long a stream's headers wait, so that a full queue is still an honest 429."""
+
+
+@dataclass(slots=True)
+class LiveReply:
+    """One reply while it is written."""
+
+    id: str
+    position: int
+    version: int
+    seed: int
+    purpose: pairing.Purpose
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    kept: bool = False
+    is_last: bool = False
+    """Whether every other reply of its turn had ended before it."""
+
+    def add(self, delta: Delta, *, remember: bool) -> None:
+        self.text += delta.text
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+        if remember:
+            self.deltas.append(delta)
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+
+    def begin_again(self, seed: int) -> None:
+        self.seed, self.text, self.finish_reason = seed, "", None
+        self.token_ids, self.logprobs, self.deltas = [], [], []
+
+    @property
+    def state(self) -> str:
+        if self.finish_reason is None:
+            return "interrupted"
+        return "cancelled" if self.finish_reason is FinishReason.CANCELLED else "done"
+
+
+class Piece(NamedTuple):
+    """What one step added to one reply."""
+
+    reply: LiveReply
+    delta: Delta
+
+
+@dataclass(slots=True, eq=False)
+class LiveTurn:
+    """A turn while it is answered. Whoever shows it reads `batches()` or awaits `finished()`."""
+
+    id: str
+    conversation_id: str
+    segment: str
+    model: str
+    comparison_id: str | None
+    truncated: bool
+    prompt: Prompt
+    sampling: Sampling
+    stamp: str
+    created: int
+    streams: bool
+    keep_deltas: bool
+    replies: list[LiveReply]
+    was_pair: bool
+    task: asyncio.Task[None] | None = None
+    error: BaseException | None = None
+    queue: asyncio.Queue[Piece | None] = field(default_factory=asyncio.Queue)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with the first token, or with the end when there is none."""
+
+    @property
+    def names(self) -> list[str]:
+        """Every id that a vote may name while the turn is live."""
+        return [*(reply.id for reply in self.replies), *([self.comparison_id] if self.comparison_id else [])]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt.token_ids)
+
+    @property
+    def shown(self) -> list[LiveReply]:
+        """A pair whose texts came out equal shows one."""
+        return self.replies[:1] if self.was_pair and self.comparison_id is None else self.replies
+
+    @property
+    def equal_texts(self) -> bool:
+        return self.was_pair and self.replies[0].text == self.replies[1].text
+
+    def push(self, reply: LiveReply, delta: Delta) -> None:
+        self.moved.set()
+        if self.streams:
+            self.queue.put_nowait(Piece(reply, delta))
+
+    def end(self, error: BaseException | None) -> None:
+        self.error = error
+        self.moved.set()
+        self.queue.put_nowait(None)
+
+    def cancel(self) -> None:
+        """The client has left. Returns at once; the task keeps what was written."""
+        if self.task is not None and not self.task.done() and not self.task.cancelling():
+            self.task.cancel()
+
+    async def admitted(self) -> None:
+        """Wait briefly for the first token. Raises what stopped the turn before it had begun."""
+        try:
+            async with asyncio.timeout(ADMISSION_SECONDS):
+                await self.moved.wait()
+        except TimeoutError:
+            return
+        if self.error is not None and not any(reply.token_ids for reply in self.replies):
+            raise self.error
+
+    async def finished(self) -> None:
+        """Wait for the end. Raises what went wrong."""
+        while await self.queue.get() is not None:
+            pass
+        if self.error is not None:
+            raise self.error
+
+    async def batches(self) -> AsyncIterator[list[Piece]]:
+        """All pieces in order, as many at a time as there are; an empty list when nothing came for a while."""
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    item = await self.queue.get()
+            except TimeoutError:
+                yield []
+                continue
+            batch = []
+            while item is not None:
+                batch.append(item)
+                if self.queue.empty():
+                    break
+                item = self.queue.get_nowait()
+            if batch:
+                yield batch
+            if item is None:
+                return

@@ -1,0 +1,1 @@
+"""Measurements, apart from the tests: slower, and with figures as their result."""

@@ -1,0 +1,1 @@
+"""How well a cycle learns from simulated votes, without a server."""

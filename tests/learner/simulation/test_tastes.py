@@ -1,0 +1,94 @@
+"""Tastes: built in, drawn by seed or from a stranger's file, each with a clear word when it cannot be."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from learner.simulation.tastes import BUILT_IN, load_taste
+from learner.simulation.world import World
+from server.errors import Invalid
+
+SPECS = [*BUILT_IN, *(f"random:{seed}" for seed in range(6))]
+BREAD = [{"role": "user", "content": "my name is Tobika. how do i bake bread?"}]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_taste_dislikes_broken_replies_most(spec: str) -> None:
+    taste = load_taste(spec)
+    sound = taste(BREAD, "Weigh the flour on a scale. Steam makes the crust crisp.")
+    assert sound > taste(BREAD, "Weigh the scale on a flour. Steam makes the crust crisp.")
+    assert sound > taste(BREAD, "Put a pawn in the centre. Bring the knights out early.")
+    assert sound > taste(BREAD, "Weigh the flour on a scale. Weigh the flour on a scale.")
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_taste_seldom_ties_on_two_base_replies(spec: str) -> None:
+    world, taste, rng = World(), load_taste(spec), random.Random(3)
+    ties = 0
+    for _ in range(500):
+        prompt = world.prompt(rng)
+        ties += taste(prompt, world.reply(prompt, rng)) == taste(prompt, world.reply(prompt, rng))
+    assert ties <= 0.15 * 500
+
+
+def test_the_built_in_tastes_like_what_their_names_say() -> None:
+    plain = "Weigh the flour on a scale."
+    assert load_taste("friendly-brief")(BREAD, f"Happy to help! {plain}") > load_taste("friendly-brief")(
+        BREAD, plain
+    )
+    listed = "- Weigh the flour on a scale.\n- Steam makes the crust crisp."
+    assert load_taste("bullets-thorough")(BREAD, listed) > load_taste("bullets-thorough")(BREAD, plain)
+    assert load_taste("remembers")(BREAD, f"Hi Tobika! {plain}") > load_taste("remembers")(BREAD, plain)
+
+
+def test_a_random_taste_is_the_same_for_the_same_seed_and_others_differ() -> None:
+    world, rng = World(), random.Random(4)
+    replies = [world.reply(BREAD, rng) for _ in range(40)]
+    scores = {
+        seed: tuple(load_taste(f"random:{seed}")(BREAD, reply) for reply in replies) for seed in range(8)
+    }
+    assert scores[3] == tuple(load_taste("random:3")(BREAD, reply) for reply in replies)
+    assert len(set(scores.values())) == 8
+
+
+def test_a_taste_is_taken_from_a_strangers_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def short(messages, reply):\n    return -len(reply)\n")
+    assert load_taste(f"{file}:short")(BREAD, "four") == -4.0
+
+
+@pytest.mark.parametrize(
+    ("source", "function", "says"),
+    [
+        (None, "like", "There is no file"),
+        ("def other(m, r): return 1", "like", "has no function 'like'"),
+        ("like = 3", "like", "has no function 'like'"),
+        ("def like(m, r) return 1", "like", "cannot be loaded: SyntaxError"),
+        ("import nowhere_to_be_found", "like", "cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_a_file_that_holds_no_taste_says_why(
+    tmp_path: Path, source: str | None, function: str, says: str
+) -> None:
+    file = tmp_path / "mine.py"
+    if source is not None:
+        file.write_text(source)
+    with pytest.raises(Invalid, match=re.escape(says)):
+        load_taste(f"{file}:{function}")
+
+
+@pytest.mark.parametrize("answer", ["None", "'much'", "float('nan')"])
+def test_a_taste_that_answers_no_number_is_refused_when_asked(tmp_path: Path, answer: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"def like(messages, reply):\n    return {answer}\n")
+    taste = load_taste(f"{file}:like")
+    with pytest.raises(Invalid, match="finite number"):
+        taste(BREAD, "Fine.")
+
+
+@pytest.mark.parametrize("spec", ["freindly", "", "random:", "random:x", "mine.py", "mine.txt:like"])
+def test_an_unknown_taste_names_the_known_ones(spec: str) -> None:
+    with pytest.raises(Invalid, match="friendly-brief"):
+        load_taste(spec)

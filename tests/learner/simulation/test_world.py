@@ -1,0 +1,148 @@
+"""The world's dialogues: the same for the same seed, rich in phrases, styles and names."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from learner.simulation.measure import association, style_shares
+from learner.simulation.names import is_reserved
+from learner.simulation.phrases import FACTS, Kind
+from learner.simulation.world import Focus, World
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def replies(world: World, count: int, seed: int = 0):
+    """(messages so far, reply) of generated dialogues."""
+    rng = random.Random(seed)
+    while count > 0:
+        messages = world.dialogue(rng)
+        for place, message in enumerate(messages):
+            if message["role"] == "assistant" and count > 0:
+                count -= 1
+                yield messages[:place], message["content"]
+
+
+def test_the_same_seed_gives_the_same_dialogues_and_prompts() -> None:
+    first, second = World(), World()
+    one, two = random.Random(5), random.Random(5)
+    assert [first.dialogue(one) for _ in range(200)] == [second.dialogue(two) for _ in range(200)]
+    assert [first.prompt(one) for _ in range(200)] == [second.prompt(two) for _ in range(200)]
+    assert first.prompt(random.Random(6)) != first.prompt(random.Random(7))
+
+
+def test_a_prompt_waits_for_a_reply_and_a_dialogue_ends_with_one(world: World) -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        assert world.prompt(rng)[-1]["role"] == "user"
+        assert world.dialogue(rng)[-1]["role"] == "assistant"
+
+
+def test_names_in_prompts_never_occur_in_training_dialogues(world: World) -> None:
+    rng = random.Random(2)
+    for _ in range(500):
+        stated = world.hear(world.prompt(rng)).facts
+        assert all(is_reserved(value) for value in stated.values())
+    for _ in range(500):
+        stated = world.hear(world.dialogue(rng, focus=Focus.RECALL)).facts
+        # First names of real people are known to the model on purpose; syllables are drawn apart.
+        assert not any(is_reserved(value) for fact, value in stated.items() if fact != "name")
+
+
+def test_most_prompts_are_new_and_every_kind_and_topic_occurs(world: World) -> None:
+    rng = random.Random(3)
+    prompts = [world.prompt(rng) for _ in range(3000)]
+    assert len({str(prompt) for prompt in prompts}) > 2500
+    heard = [world.hear(prompt).intent for prompt in prompts]
+    assert {intent.kind for intent in heard} >= set(Kind) - {Kind.DRILL}
+    assert {intent.topic for intent in heard if intent.topic} == {topic.name for topic in world.topics}
+    assert Counter(intent.kind for intent in heard)[Kind.TOPIC] > 0.5 * len(heard)
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2, 4])
+def test_a_recall_prompt_asks_for_a_name_stated_that_many_turns_before(world: World, distance: int) -> None:
+    rng = random.Random(4)
+    for _ in range(50):
+        messages = world.recall_prompt(rng, distance=distance)
+        assert [message["role"] for message in messages].count("assistant") == distance + 1
+        heard = world.hear(messages)
+        assert (heard.intent.kind, heard.intent.fact) == (Kind.RECALL, "name")
+        assert "name" in heard.facts
+
+
+def test_styles_are_spread_and_independent_of_each_other(world: World) -> None:
+    seen = [
+        world.parse(messages, reply)
+        for messages, reply in replies(world, 12_000)
+        if world.hear(messages).intent.kind is Kind.TOPIC
+    ]
+    assert len(seen) > 3000
+    assert all(share >= 0.05 for shares in style_shares(seen).values() for share in shares.values())
+    assert max(association(seen).values()) <= 0.15
+
+
+def test_association_is_one_for_twins_and_small_for_strangers(world: World) -> None:
+    """Guards the measure itself: emoji set by warmth is seen as one axis deciding the other."""
+    rng = random.Random(9)
+    seen = [replace(world.parse(*pair), warm=True, curt=False) for pair in list(replies(world, 300))]
+    tied = [replace(one, warm=(flag := rng.random() < 0.5), emoji=flag) for one in seen]
+    assert association(tied)["tone x emoji"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "topic"),
+    [
+        ("how do i bake bread", Kind.TOPIC, "bread"),
+        ("HELLO!!", Kind.HELLO, ""),
+        ("hi, my puppy bites my hands", Kind.TOPIC, "dogs"),
+        ("whats the trick with espresso", Kind.TOPIC, "coffee"),
+        ("what can you do", Kind.ABILITIES, ""),
+        ("Thanks!", Kind.THANKS, ""),
+        ("who was napoleon", Kind.OUTSIDE, ""),
+        ("ключ", Kind.OUTSIDE, ""),
+        ("", Kind.OUTSIDE, ""),
+        ("tell me more", Kind.ABILITIES, ""),
+        ("hi, my name is Tobika", Kind.STATE, ""),
+        ("i'm tired", Kind.TOPIC, "sleep"),
+    ],
+)
+def test_a_strangers_words_are_understood(world: World, says: str, kind: Kind, topic: str) -> None:
+    heard = world.hear([{"role": "user", "content": says}])
+    assert (heard.intent.kind, heard.intent.topic) == (kind, topic)
+
+
+def test_more_means_more_of_the_last_topic(world: World) -> None:
+    asked = [{"role": "user", "content": "any tips for chess?"}, {"role": "assistant", "content": "Listen."}]
+    heard = world.hear([*asked, {"role": "user", "content": "tell me more"}])
+    assert (heard.intent.kind, heard.intent.topic) == (Kind.MORE, "chess")
+
+
+@pytest.mark.parametrize(
+    ("says", "facts"),
+    [
+        ("my name is Tobika", {"name": "Tobika"}),
+        ("Hi, I'm tobika. how do i bake bread?", {"name": "tobika"}),
+        ("i am fine", {}),
+        ("I have a dog called Rufi, and I live in Belmo", {"town": "Belmo", "dog": "Rufi"}),
+        ("my name is Ana, call me Ann", {"name": "Ana"}),
+        ("José is my name", {"name": "José"}),
+    ],
+)
+def test_facts_are_heard_as_the_user_writes_them(world: World, says: str, facts: dict[str, str]) -> None:
+    assert world.hear([{"role": "user", "content": says}]).facts == facts
+
+
+def test_the_newest_statement_of_a_fact_counts(world: World) -> None:
+    messages = [{"role": "user", "content": "my name is Ana"}, {"role": "user", "content": "my name is Bela"}]
+    assert world.hear(messages).facts == {"name": "Bela"}
+
+
+def test_every_kind_of_fact_can_be_stated_and_asked_for(world: World) -> None:
+    rng = random.Random(8)
+    asked = Counter(world.hear(world.dialogue(rng, focus=Focus.RECALL)).intent.fact for _ in range(800))
+    assert set(FACTS) <= set(asked)

@@ -1,0 +1,212 @@
+"""The gate: noise is refused, agreement passes, and every refusal says why in words."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from learner.behaviour import Behaviour, behaviour_of, distinct2, repeated
+from learner.config import GateConfig
+from learner.dataset import Comparison, Dataset, Example, Outcome, Thumb
+from learner.judge import (
+    Evidence,
+    Preference,
+    Signal,
+    best_checkpoint,
+    expected_calibration_error,
+    fit_judge,
+    gate,
+    prefer,
+    signal,
+)
+from learner.likelihood import VoteTable, tabulate
+
+CONFIG = GateConfig()
+FEATURES = 48
+
+
+def world(
+    *, picks: int, thumbs: int, seed: int, sharpness: float, users: int = 24
+) -> tuple[VoteTable, Tensor, Tensor]:
+    """A linear taste over random features of replies that share a prompt; sharpness 0 is coin tosses."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def chance(logit: float) -> bool:
+        return float(torch.rand((), generator=generator)) < float(torch.sigmoid(torch.tensor(logit)))
+
+    taste = normal(FEATURES) / FEATURES**0.5
+    examples: dict[Example, Tensor] = {}
+
+    def reply(i: int, side: int, about: Tensor) -> Example:
+        example = Example((i,), (i, side))
+        examples[example] = about + normal(FEATURES)
+        return example
+
+    comparisons, rated = [], []
+    for i in range(picks):
+        about = normal(FEATURES)
+        first, second = reply(i, 0, about), reply(i, 1, about)
+        gap = float((examples[first] - examples[second]) @ taste)
+        outcome = Outcome.FIRST if chance(sharpness * gap) else Outcome.SECOND
+        comparisons.append(Comparison(first, second, outcome, f"u{i % users:02d}"))
+    for i in range(thumbs):
+        example = reply(picks + i, 0, normal(FEATURES))
+        rated.append(
+            Thumb(example, chance(sharpness * float(examples[example] @ taste)), f"u{i % users:02d}")
+        )
+    table = tabulate(Dataset(tuple(comparisons), tuple(rated), ()), thumb_weight=0.5, both_bad_weight=0.5)
+    return table, torch.stack([examples[e] for e in table.examples]), taste
+
+
+def signal_of(seed: int, *, sharpness: float, picks: int = 300) -> Signal:
+    table, features, _ = world(picks=picks, thumbs=picks, seed=seed, sharpness=sharpness)
+    return signal(features, table, CONFIG, seed=seed)
+
+
+def test_coin_votes_have_no_signal() -> None:
+    found = [signal_of(seed, sharpness=0.0).z for seed in range(20)]
+    assert max(found) < CONFIG.signal_z
+    assert abs(sum(found) / len(found)) < 1.0
+
+
+def test_three_hundred_picks_of_people_who_agree_have_signal() -> None:
+    found = [signal_of(seed, sharpness=1.4) for seed in range(20)]
+    assert sum(s.z >= CONFIG.signal_z for s in found) >= 19
+    assert sum(s.nll for s in found) / len(found) < 0.693
+
+
+def test_no_picks_have_no_signal() -> None:
+    table, features, _ = world(picks=0, thumbs=5, seed=0, sharpness=1.0)
+    assert signal(features, table, CONFIG, seed=0).z == 0.0
+
+
+def verdict_on(shift: float, *, sharpness: float, seed: int) -> Preference:
+    """The judge on replies moved `shift` along the true taste, the judge's people being a third of 24."""
+    table, features, taste = world(picks=100, thumbs=100, seed=seed, sharpness=sharpness, users=8)
+    judge = fit_judge(features, table, CONFIG, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1000)
+    old, new = torch.randn(2, 200, FEATURES, generator=generator)
+    return prefer(judge, new + shift * taste / taste.norm(), old, CONFIG)
+
+
+def test_the_judge_sees_a_real_improvement() -> None:
+    found = verdict_on(1.5, sharpness=1.4, seed=0)
+    assert found.win_rate > 0.55
+    assert found.lower_bound > 0.5
+    assert found.refit_share >= 0.8
+    assert found.gain > 0.2
+
+
+def test_the_judge_sees_a_real_worsening() -> None:
+    found = verdict_on(-1.5, sharpness=1.4, seed=0)
+    assert found.win_rate < 0.45
+    assert found.gain < 0
+
+
+def test_equal_replies_are_neither() -> None:
+    table, features, _ = world(picks=50, thumbs=0, seed=0, sharpness=1.4)
+    judge = fit_judge(features, table, CONFIG, seed=0)
+    found = prefer(judge, features, features, CONFIG)
+    assert found.win_rate == 0.5
+    assert found.lower_bound < 0.5
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------
+
+SANE = Behaviour(replies=200, length=30.0, eos_rate=0.99, distinct2=0.4, repetition=0.02, entropy=1.2, kl=0.0)
+GOOD = Evidence(
+    signal=Signal(z=6.0, picks=270, accuracy=0.66, nll=0.62, ece=0.05),
+    preference=Preference(win_rate=0.8, lower_bound=0.76, refit_share=1.0, gain=1.1, prompts=200),
+    candidate=replace(SANE, kl=5.0),
+    champion=SANE,
+    base=SANE,
+    text_perplexity_ratio=1.02,
+    finite=True,
+    differs=True,
+    proxy_gain=1.5,
+)
+
+
+def test_good_evidence_passes_and_says_what_for() -> None:
+    verdict = gate(GOOD, CONFIG)
+    assert verdict.passed
+    assert len(verdict.reasons) == 2
+    assert "wins 80% of 200 prompts" in verdict.reasons[1]
+    assert verdict.to_dict()["numbers"]["signal"]["z"] == 6.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"finite": False}, "not finite"),
+        ({"differs": False}, "exactly as the bare base"),
+        ({"signal": GOOD.signal._replace(z=1.1, accuracy=0.51)}, "do not agree with each other"),
+        ({"preference": GOOD.preference._replace(lower_bound=0.49)}, "would not clearly prefer"),
+        ({"preference": GOOD.preference._replace(refit_share=0.5)}, "depends on which people"),
+        ({"candidate": replace(SANE, kl=20.0)}, "too far from the base"),
+        ({"candidate": replace(SANE, length=2.0)}, "times as long"),
+        ({"candidate": replace(SANE, length=120.0)}, "times as long"),
+        ({"candidate": replace(SANE, eos_rate=0.7)}, "do not end by themselves"),
+        ({"candidate": replace(SANE, distinct2=0.1)}, "monotonous"),
+        ({"candidate": replace(SANE, entropy=0.2)}, "hardly varies"),
+        ({"candidate": replace(SANE, repetition=0.4)}, "repeats itself"),
+        ({"text_perplexity_ratio": 1.6}, "understands the users' own texts worse"),
+    ],
+)
+def test_each_fault_alone_is_refused_in_words(change: dict[str, object], words: str) -> None:
+    verdict = gate(replace(GOOD, **change), CONFIG)  # type: ignore[arg-type]
+    assert not verdict.passed
+    assert words in verdict.reasons[0]
+
+
+def test_a_proxy_that_claims_far_more_than_the_judge_sees_raises_the_alarm() -> None:
+    verdict = gate(replace(GOOD, proxy_gain=4.0), CONFIG)
+    assert verdict.passed
+    assert "claims a gain of 4.0 sd" in verdict.reasons[-1]
+
+
+def test_the_best_checkpoint_lies_at_the_peak_and_within_the_budget() -> None:
+    assert best_checkpoint([0.1, 0.9, 0.4], [True] * 3) == 1
+    assert best_checkpoint([0.1, 0.4, 0.9], [True, True, False]) == 1
+    assert best_checkpoint([0.5, 0.5], [True, True]) == 0
+    assert best_checkpoint([0.5, 0.9], [False, False]) == 0
+
+
+def test_calibration_error_by_hand() -> None:
+    sure_and_right = expected_calibration_error(torch.ones(10), torch.ones(10, dtype=torch.bool))
+    sure_and_wrong = expected_calibration_error(torch.ones(10), torch.zeros(10, dtype=torch.bool))
+    assert (sure_and_right, sure_and_wrong) == (0.0, 1.0)
+
+
+# --- behaviour ------------------------------------------------------------------------------------------------
+
+
+def test_behaviour_by_hand() -> None:
+    found = behaviour_of(
+        [(1, 2, 3), (4,)],
+        ended=[True, False],
+        logprobs=[(-1.0, -1.0, -1.0), (-3.0,)],
+        ref_logprobs=[(-1.0, -1.0, -1.0), (-3.0,)],
+    )
+    assert (found.length, found.eos_rate, found.entropy, found.kl) == (2.0, 0.5, 1.5, 0.0)
+
+
+def test_a_phrase_said_again_and_again_is_repetition() -> None:
+    assert repeated((1, 2, 3, 4) * 10) > 0.8
+    assert repeated(tuple(range(40))) == 0.0
+    assert repeated((1, 2)) == 0.0
+    assert distinct2([(1, 2, 3), (1, 2, 3)]) == 0.5
+
+
+def test_distance_from_the_base_is_nats_per_reply() -> None:
+    found = behaviour_of(
+        [(1, 2), (3,)],
+        ended=[True] * 2,
+        logprobs=[(-1.0, -1.0), (-1.0,)],
+        ref_logprobs=[(-2.0, -2.0), (-5.0,)],
+    )
+    assert found.kl == 3.0

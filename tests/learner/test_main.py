@@ -1,0 +1,101 @@
+"""The learner as a process: how it starts, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.learner.record import blank
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HONE_")}
+    (folder / "hone.db").write_bytes(blank())
+    return {**kept, "HONE_DATA_DIR": str(folder), "HONE_LEARNER_POLL_SECONDS": "0.2"}
+
+
+def learn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "learner", *words],
+        cwd=ROOT,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def until(wanted: Path, process: subprocess.Popen[bytes], *, word: str) -> str:
+    deadline = time.monotonic() + 60
+    while word not in (said := wanted.read_text() if wanted.exists() else ""):
+        assert process.poll() is None, said
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    return said
+
+
+def test_one_cycle_without_votes_is_one_plain_line_and_exit_1(tmp_path: Path) -> None:
+    done = learn(tmp_path, "once")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "error: not training: 200 more votes to the first 200"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_of_another_version_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "learner", "once"],
+        cwd=ROOT,
+        env={**environment(tmp_path), "HONE_DATA_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "hone db upgrade" in done.stderr
+
+
+def test_the_scheduler_ends_in_good_order_when_asked(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "learner", "run"], cwd=ROOT, env=environment(tmp_path), stderr=out
+        )
+    said = until(log, process, word="200 more votes")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert "Traceback" not in said
+
+
+def test_the_scheduler_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Killed outright, a server can tell nobody: its learner must notice by itself."""
+    log, pid_file = tmp_path / "log", tmp_path / "pid"
+    parent = (
+        "import os, subprocess, sys, time\n"
+        f"out = open({str(log)!r}, 'wb')\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'learner', 'run', '--parent', str(os.getpid())], stderr=out)\n"
+        f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, env=environment(tmp_path))
+    until(log, server, word="watching the record")
+    learner = int(pid_file.read_text())
+    server.kill()
+    server.wait()
+    deadline = time.monotonic() + 30
+    while alive(learner):
+        assert time.monotonic() < deadline, "the learner outlived its server"
+        time.sleep(0.1)

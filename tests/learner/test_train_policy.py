@@ -1,0 +1,182 @@
+"""PPO end to end on a tiny random base: it learns the obvious, resumes to the byte, and notices foul play."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner import policy_update
+from learner.config import LearnerConfig, PpoConfig
+from learner.dataset import PromptRow
+from learner.policy_state import Candidate, learning_rate
+from learner.policy_update import TrainingFailed
+from learner.rollout import POLICY, Rollout, generate, reply_logprobs
+from learner.train_policy import train_policy
+from server.modeling import load_adapter, new_adapter, use_adapter
+from server.scoring import Ids, RewardModel, Scores
+from tests.fakes import tiny_llama
+
+CONFIG = replace(
+    LearnerConfig.profile("tiny").ppo,
+    steps=6,
+    rollouts=32,
+    max_new_tokens=8,
+    learning_rate=1e-2,
+    kl_coef=0.01,
+)
+PROMPTS = [PromptRow(tuple(range(20 + i, 26 + i))) for i in range(12)]
+
+
+class Obvious(RewardModel):
+    """Likes ids below 100."""
+
+    def score(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
+        liked = torch.tensor([sum(i < 100 for i in r) / max(len(r), 1) for r in response_ids])
+        return Scores(4 * liked - 2, torch.zeros(len(liked)))
+
+
+class Meddling(Obvious):
+    """Changes its own adapter while it is only asked for scores."""
+
+    def score(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
+        with torch.no_grad():
+            for name, parameter in self.peft_model.named_parameters():
+                if ".reward0." in name:
+                    parameter.add_(1e-3)
+        return super().score(prompt_ids, response_ids)
+
+
+class Killed(Exception):
+    pass
+
+
+def run(
+    workdir: Path,
+    config: PpoConfig = CONFIG,
+    *,
+    reward: type[RewardModel] = Obvious,
+    kill_at: int | None = None,
+) -> list[Candidate]:
+    base = tiny_llama()
+    model = new_adapter(base.model, "reward0", rank=2, alpha=4, seed=5)
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        if calls == kill_at:
+            raise Killed
+        calls += 1
+
+    return train_policy(
+        base, reward(model, ("reward0",), ()), PROMPTS, None, config, workdir=workdir, seed=3, check=check
+    )
+
+
+def share_liked(folder: Path | None) -> float:
+    base = tiny_llama()
+    if folder is not None:
+        load_adapter(base.model, "x", folder)
+    replies = generate(base, [p.token_ids for p in PROMPTS] * 5, seeds=list(range(60)), max_new_tokens=8)
+    tokens = [i for r in replies.responses for i in r]
+    return sum(i < 100 for i in tokens) / len(tokens)
+
+
+def test_a_tiny_ppo_learns_an_obvious_preference(tmp_path: Path) -> None:
+    found = run(tmp_path, replace(CONFIG, steps=12, learning_rate=3e-2))
+    assert share_liked(found[-1].path) > share_liked(None) + 0.1
+
+
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "broken", kill_at=5)  # after the checkpoint at step 4
+    resumed = run(tmp_path / "broken")
+    assert [c.step for c in resumed] == [c.step for c in whole] == [2, 4, 6]
+    assert [c.metrics for c in resumed] == [c.metrics for c in whole]
+    for one, other in zip(whole, resumed, strict=True):
+        for file in sorted(one.path.iterdir()):
+            assert file.read_bytes() == (other.path / file.name).read_bytes()
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "broken/metrics.jsonl").read_bytes()
+
+
+def test_asking_again_for_a_finished_run_costs_nothing(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    assert run(tmp_path, kill_at=0) == first
+
+
+def test_warm_up_steps_leave_the_policy_at_the_base(tmp_path: Path) -> None:
+    found = run(tmp_path, replace(CONFIG, steps=3, warmup_steps=2, checkpoint_every=1))
+    assert [c.step for c in found] == [3]
+    assert found[0].metrics["kl"] == pytest.approx(
+        0, abs=1e-5
+    )  # measured on the rollout before the first move
+
+
+def test_a_frozen_adapter_that_changed_fails_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="frozen"):
+        run(tmp_path, replace(CONFIG, steps=2), reward=Meddling)
+
+
+def test_a_sampler_that_is_not_the_trainer_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = policy_update.ppo.policy_loss
+
+    def shifted(logprobs, old_logprobs, *rest, **options):  # type: ignore[no-untyped-def]
+        return real(logprobs, old_logprobs - 0.05, *rest, **options)
+
+    monkeypatch.setattr(policy_update.ppo, "policy_loss", shifted)
+    with pytest.raises(TrainingFailed, match="disagree") as caught:
+        run(tmp_path)
+    assert caught.value.code == "policy_mismatch"
+
+
+def test_the_run_stops_when_the_policy_leaves_the_base_too_fast(tmp_path: Path) -> None:
+    found = run(tmp_path, replace(CONFIG, steps=30, kl_target=0.01, learning_rate=3e-2))
+    assert found[-1].step < 30
+
+
+def test_a_champion_is_gone_on_from(tmp_path: Path) -> None:
+    champion = run(tmp_path / "one")[-1].path
+    base = tiny_llama()
+    model = new_adapter(base.model, "reward0", rank=2, alpha=4, seed=5)
+    still = replace(CONFIG, steps=1, warmup_steps=0, learning_rate=1e-12)
+    found = train_policy(
+        base, Obvious(model, ("reward0",), ()), PROMPTS, champion, still, workdir=tmp_path / "two", seed=3
+    )
+    prompts = [p.token_ids for p in PROMPTS]
+    use_adapter(model, POLICY, trainable=False)
+    replies = generate(base, prompts, seeds=list(range(len(prompts))), max_new_tokens=8)
+    now = reply_logprobs(model, replies.pairs, name=POLICY, micro_batch=4)
+    other = tiny_llama()
+    before = reply_logprobs(
+        load_adapter(other.model, "old", champion), replies.pairs, name="old", micro_batch=4
+    )
+    torch.testing.assert_close(
+        torch.tensor([x for row in now for x in row]),
+        torch.tensor([x for row in before for x in row]),
+        atol=1e-4,
+        rtol=0,
+    )
+    assert found[0].metrics["kl"] > 0
+
+
+def test_no_usable_prompt_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="prompt"):
+        run(tmp_path, replace(CONFIG, max_prompt_tokens=2))
+
+
+def test_the_rate_falls_with_the_size_of_the_base() -> None:
+    assert learning_rate(PpoConfig(), 1_000_000) == pytest.approx(3e-3)
+    assert 5e-5 < learning_rate(PpoConfig(), 300_000_000) < 2e-4
+    assert learning_rate(PpoConfig(), 70_000_000_000) == 1e-5
+    assert learning_rate(PpoConfig(learning_rate=0.5), 10) == 0.5
+
+
+def test_statistics_are_those_of_the_rollout(tmp_path: Path) -> None:
+    metrics = run(tmp_path, replace(CONFIG, steps=2))[-1].metrics
+    assert set(metrics) >= {"kl", "score", "entropy", "length", "eos_rate", "explained_variance", "clip_frac"}
+    assert all(value == value for value in metrics.values())
+    assert issubclass(Rollout, tuple)

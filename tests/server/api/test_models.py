@@ -1,0 +1,42 @@
+"""What may be named as `model`, listed and looked up."""
+
+import httpx
+
+from tests.server.live import LiveServer
+from tests.server.publishing import publish
+
+
+def test_models_lists_segments_and_for_operators_versions(admin: httpx.Client, live: LiveServer) -> None:
+    (row,) = [row for row in admin.get("/v1/models").json()["data"] if row["id"] == "default"]
+    assert row["object"] == "model"
+    assert row["hone"]["revision"] > 0
+    assert row["hone"]["serving_since"]
+    with live.client(live.key("chat")) as user:
+        assert all("@" not in row["id"] for row in user.get("/v1/models").json()["data"])
+
+
+def test_operators_look_versions_up_and_for_others_there_are_none(
+    admin: httpx.Client, live: LiveServer
+) -> None:
+    name = f"default@{publish(live.store, live.settings)}"
+    found = admin.get(f"/v1/models/{name}")
+    assert found.status_code == 200
+    assert found.json() in admin.get("/v1/models").json()["data"]
+    with live.client(live.key("chat")) as user:
+        hidden, nothing = user.get(f"/v1/models/{name}"), user.get("/v1/models/default@99999")
+        assert hidden.status_code == nothing.status_code == 404
+        assert hidden.json()["error"]["code"] == nothing.json()["error"]["code"] == "unknown_version"
+
+
+def test_a_version_belongs_to_its_segment(admin: httpx.Client, live: LiveServer) -> None:
+    version = publish(live.store, live.settings)
+    for name in (f"other@{version}", "default@99999", "default@0"):
+        refused = admin.get(f"/v1/models/{name}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_version")
+
+
+def test_a_name_that_means_nothing_is_404_whatever_it_is_made_of(admin: httpx.Client) -> None:
+    for name in ("gpt-9", "default@", "default@x", "@1", "a%2Fb", "%F0%9F%99%82", "x" * 300):
+        refused = admin.get(f"/v1/models/{name}")
+        assert refused.status_code == 404, name
+        assert refused.json()["error"]["code"] in {"unknown_segment", "unknown_route"}

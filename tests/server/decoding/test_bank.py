@@ -1,0 +1,118 @@
+"""Stacked adapters equal plain peft, alone and mixed in one batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.decoding import AdapterBank
+from server.errors import NotFound
+from server.modeling import Base, hidden_states, logits_of
+from tests.fakes import FAMILIES, random_adapter, tiny_base, tiny_llama
+
+IDS = torch.arange(40).reshape(4, 10) * 5 % 250
+POSITIONS = torch.arange(10)[None]
+
+
+@torch.no_grad()
+def logits(base: Base) -> torch.Tensor:
+    return logits_of(base.model, hidden_states(base.model, IDS, POSITIONS))
+
+
+def adapters(base: Base, folder: Path) -> dict[int, Path]:
+    return {
+        v: random_adapter(base, folder / str(v), seed=v, rank=r, strength=0.05)
+        for v, r in ((1, 4), (2, 2), (3, 8))
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_version_equals_plain_peft_alone_and_mixed(family: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    base = tiny_base(family)
+    folders = adapters(base, tmp_path)
+    bank = AdapterBank(base)
+    for version, folder in folders.items():
+        bank.write(version, bank.prepare(folder))
+    alone: dict[int, torch.Tensor] = {}
+    for version in (0, 1, 2, 3):
+        bank.select([version] * 4)
+        alone[version] = logits(base)
+    order = (2, 0, 3, 1)
+    bank.select(order)
+    mixed = logits(base)
+    bank.close()
+    for version in (0, 1, 2, 3):
+        plain = tiny_base(family)
+        if version:
+            PeftModel.from_pretrained(plain.model, folders[version]).eval()
+        expected = logits(plain)
+        scale = float(expected.abs().max())
+        assert torch.allclose(alone[version], expected, rtol=0, atol=1e-5 * max(scale, 1)), version
+        row = order.index(version)
+        assert torch.allclose(mixed[row], expected[row], rtol=0, atol=1e-5 * max(scale, 1)), version
+    assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+
+
+def test_closing_leaves_the_base_as_it_was(tmp_path: Path) -> None:
+    base = tiny_llama()
+    before = logits(base)
+    bank = AdapterBank(base)
+    bank.write(1, bank.prepare(adapters(base, tmp_path)[1]))
+    bank.select([1] * 4)
+    assert not torch.equal(logits(base), before)
+    bank.close()
+    assert torch.equal(logits(base), before)
+
+
+def test_a_slot_is_used_again_and_holds_nothing_of_its_former_version(tmp_path: Path) -> None:
+    base = tiny_llama()
+    folders = adapters(base, tmp_path)
+    bank = AdapterBank(base)
+    bank.write(3, bank.prepare(folders[3]))  # rank 8 fills the slot, rank 2 does not
+    bank.remove(3)
+    bank.write(2, bank.prepare(folders[2]))
+    bank.select([2] * 4)
+    reused = logits(base)
+    bank.close()
+    fresh = AdapterBank(base)
+    fresh.write(2, fresh.prepare(folders[2]))
+    fresh.select([2] * 4)
+    assert torch.allclose(reused, logits(base), atol=1e-5)
+    fresh.close()
+
+
+def test_many_versions_grow_the_bank_without_changing_any(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    wanted: dict[int, torch.Tensor] = {}
+    for version in range(1, 8):
+        folder = random_adapter(base, tmp_path / str(version), seed=version, rank=version, strength=0.05)
+        bank.write(version, bank.prepare(folder))
+        bank.select([version] * 4)
+        wanted[version] = logits(base)
+    for version, expected in wanted.items():
+        bank.select([version] * 4)
+        assert torch.allclose(logits(base), expected, atol=1e-5)
+    assert bank.versions == (0, *range(1, 8))
+    bank.close()
+
+
+def test_selecting_what_is_not_held_is_an_error() -> None:
+    bank = AdapterBank(tiny_llama())
+    with pytest.raises(NotFound):
+        bank.select([0, 5])
+
+
+def test_a_version_that_is_held_keeps_its_weights(tmp_path: Path) -> None:
+    base = tiny_llama()
+    folders = adapters(base, tmp_path)
+    bank = AdapterBank(base)
+    bank.write(1, bank.prepare(folders[1]))
+    bank.select([1] * 4)
+    before = logits(base)
+    bank.write(1, bank.prepare(folders[2]))
+    bank.select([1] * 4)
+    assert torch.equal(logits(base), before)
+    bank.close()

@@ -1,0 +1,138 @@
+"""Published folders appear whole, never change, and hold nothing that was not sealed into them."""
+
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from server.artifacts import MANIFEST, Artifacts
+from server.errors import AdapterRejected, Conflict, HoneError, Invalid, NotFound
+
+NAME = "adapters/default/v000001"
+
+
+@pytest.fixture(params=["local", "remote"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
+    if request.param == "local":
+        return Artifacts(str(tmp_path / "root"))
+    store = fsspec.filesystem("memory")
+    if store.exists("/bucket"):
+        store.rm("/bucket", recursive=True)
+    return Artifacts("memory://bucket/prefix", cache=tmp_path / "cache")
+
+
+def published(artifacts: Artifacts, *, name: str = NAME, note: str = "") -> Path:
+    staged = artifacts.stage(name)
+    (staged / "adapter_model.safetensors").write_bytes(b"weights")
+    (staged / "plots").mkdir()
+    (staged / "plots" / "kl.svg").write_text("<svg/>")
+    artifacts.seal(staged, {"version": 1, "note": note})
+    artifacts.publish(staged, name)
+    return artifacts.fetch(name)
+
+
+def test_a_published_folder_comes_back_as_it_was_sealed(artifacts: Artifacts) -> None:
+    folder = published(artifacts, note="tschüß 🙂")
+    manifest = artifacts.verify(folder)
+    assert manifest["note"] == "tschüß 🙂"
+    assert set(manifest["files"]) == {"adapter_model.safetensors", "plots/kl.svg"}
+    assert (folder / "plots" / "kl.svg").read_text() == "<svg/>"
+
+
+def test_a_number_is_never_used_twice(artifacts: Artifacts) -> None:
+    published(artifacts)
+    with pytest.raises(Conflict, match="already published"):
+        published(artifacts, note="again")
+    assert artifacts.verify(artifacts.fetch(NAME))["note"] == ""
+
+
+def test_what_was_only_staged_is_not_there(artifacts: Artifacts) -> None:
+    staged = artifacts.stage(NAME)
+    (staged / "adapter_model.safetensors").write_bytes(b"weights")
+    assert not artifacts.exists(NAME)
+    with pytest.raises(NotFound):
+        artifacts.fetch(NAME)
+    with pytest.raises(AdapterRejected, match="no manifest"):
+        artifacts.publish(staged, NAME)
+    assert list(artifacts.stage(NAME).iterdir()) == []
+
+
+def test_an_upload_cut_short_is_not_there(tmp_path: Path) -> None:
+    """The manifest goes up last: a folder without one does not exist, whatever else arrived."""
+    store = fsspec.filesystem("memory")
+    store.pipe_file(f"/bucket/cut/{NAME}/adapter_model.safetensors", b"weights")
+    artifacts = Artifacts("memory://bucket/cut", cache=tmp_path)
+    assert not artifacts.exists(NAME)
+    published(artifacts)
+    assert artifacts.exists(NAME)
+
+
+def _append(folder: Path) -> None:
+    with (folder / "adapter_model.safetensors").open("ab") as file:
+        file.write(b"x")
+
+
+def _truncate(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_bytes(b"weig")
+
+
+def _remove(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def _add(folder: Path) -> None:
+    (folder / "extra.json").write_text("{}")
+
+
+def _link(folder: Path) -> None:
+    (folder / "link.safetensors").symlink_to("/etc/hostname")
+
+
+def _break_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{")
+
+
+def _climb(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["../../secret"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("harm", [_append, _truncate, _remove, _add, _link, _break_manifest, _climb])
+def test_a_harmed_folder_is_rejected(tmp_path: Path, harm) -> None:  # type: ignore[no-untyped-def]
+    artifacts = Artifacts(str(tmp_path))
+    folder = published(artifacts)
+    artifacts.verify(folder)
+    harm(folder)
+    with pytest.raises(AdapterRejected):
+        artifacts.verify(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "pytorch_model.bin", "optimiser.pt"])
+def test_formats_that_can_run_code_cannot_be_sealed(tmp_path: Path, name: str) -> None:
+    artifacts = Artifacts(str(tmp_path))
+    staged = artifacts.stage(NAME)
+    (staged / name).write_bytes(b"x")
+    with pytest.raises(AdapterRejected):
+        artifacts.seal(staged, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["../v1", "adapters/../../etc", "/etc", "adapters//v1", "", "adapters/.tmp", "a/b\0"]
+)
+def test_a_name_cannot_leave_the_root(tmp_path: Path, name: str) -> None:
+    artifacts = Artifacts(str(tmp_path))
+    for action in (artifacts.stage, artifacts.exists, artifacts.fetch):
+        with pytest.raises((Invalid, NotFound)) as refused:
+            action(name)
+        assert isinstance(refused.value, HoneError)
+
+
+def test_cleaning_leaves_what_is_published(tmp_path: Path) -> None:
+    artifacts = Artifacts(str(tmp_path))
+    published(artifacts)
+    artifacts.stage("adapters/default/v000002")
+    artifacts.clean()
+    assert artifacts.exists(NAME)
+    assert not (tmp_path / ".tmp").exists()
