@@ -12,13 +12,13 @@ from tests.fakes import save_model
 from tests.running import RunningHone
 
 USERS, PICKS = 12, 120
+TOPICS = ("bread", "coffee", "plants", "sleep", "running", "chess", "hiking")
 
 
 @pytest.fixture(scope="module")
 def hone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHone]:
     folder = tmp_path_factory.mktemp("loop")
     settings = {
-        "HONE_MODEL": str(save_model(folder / "model")),
         "HONE_PROFILE": "tiny",
         "HONE_MIN_LABELS": "20",
         "HONE_LEARNER_THREADS": "1",
@@ -30,18 +30,18 @@ def hone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHone]:
 
 
 def body(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "default", "messages": [{"role": "user", "content": text}], "max_tokens": 12, **more}
+    return {"model": "default", "messages": [{"role": "user", "content": text}], "max_tokens": 40, **more}
 
 
 def liking(text: str) -> int:
-    """The crowd's plain taste: ASCII letters."""
-    return sum(letter.isascii() and letter.isalpha() for letter in text)
+    """The crowd's plain taste, one that votes in the low hundreds surely show: brevity."""
+    return -len(text)
 
 
 def talk_and_pick(hone: RunningHone) -> None:
     with hone.client() as client:
         for n in range(PICKS):
-            asked = body(f"{n} ?", candidates=2, user=f"user{n % USERS}", seed=n)
+            asked = body(f"What about {TOPICS[n % len(TOPICS)]}?", candidates=2, user=f"user{n % USERS}", seed=n)
             answer = client.post("/v1/chat/completions", json=asked).raise_for_status().json()
             first, second = (liking(choice["message"]["content"]) for choice in answer["choices"])
             value = "tie" if first == second else "first" if first > second else "second"
