@@ -36,8 +36,8 @@ from learner.judge import (
 from learner.likelihood import tabulate
 from learner.policy_state import Candidate
 from learner.rollout import Replies, generate, reply_logprobs
-from server.modeling import Base, load_adapter, read_adapter, use_adapter
-from server.scoring import Ids, Pair, RewardModel
+from server.modeling import Base, Ids, Pair, load_adapter, read_adapter, use_adapter
+from server.scoring import RewardModel, feature_scale
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 SELECTION_PROMPTS = 64
@@ -150,12 +150,13 @@ class _Court:
         }
         everybody = tabulate(dataset, **weights)
         features = base_features(self.model, everybody.examples, micro_batch=self.config.ppo.micro_batch)
+        scale = feature_scale(features.shape[1])
         row_of = {example: i for i, example in enumerate(everybody.examples)}
         own = tabulate(dataset.of(Role.JUDGE), **weights)
         rows = torch.tensor([row_of[example] for example in own.examples], dtype=torch.long)
         return (
-            signal(features, everybody, self.config.gate, seed=self.seed),
-            fit_judge(features[rows], own, self.config.gate, seed=self.seed),
+            signal(features, everybody, self.config.gate, seed=self.seed, scale=scale),
+            fit_judge(features[rows], own, self.config.gate, seed=self.seed, scale=scale),
         )
 
     def answers(self, prompts: Sequence[Ids], folder: Path | None, name: str, *, salt: int = 0) -> _Answers:

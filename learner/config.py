@@ -64,7 +64,7 @@ class RewardConfig(_Group):
     """AdamW rate of the fp32 heads, the side bias, the tie width and the users' intercepts."""
     weight_decay: float = 0.01
     """Decoupled decay of adapters and heads."""
-    probe_l2: float = 10.0
+    probe_l2: float = 5.0
     """Precision of the zero-mean prior on the heads' first fit, made on features of the bare base."""
     max_epochs: int = 2
     """Passes over the votes at most; early stopping usually ends sooner, and may keep pass 0."""
@@ -160,7 +160,7 @@ class GateConfig(_Group):
     """Folds by user for the signal test."""
     signal_z: float = 3.5
     """Least out-of-fold z statistic of the votes."""
-    judge_l2: float = 30.0
+    judge_l2: float = 10.0
     """Precision of the zero-mean prior on the judge's weights over standardised features."""
     refits: int = 20
     """Judges refitted on bootstraps over their users."""

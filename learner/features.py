@@ -12,17 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from server.modeling import use_adapter
-from server.scoring import Pair, features, micro_batches, pad_rows
+from server.modeling import Pair, micro_batches, pad_rows, use_adapter
+from server.scoring import features
 
 
 @torch.no_grad()
-def active_features(peft_model: Any, pairs: Sequence[Pair], *, micro_batch: int = 32) -> Tensor:
-    """Under whatever adapter is active: (N, F)."""
+def active_features(
+    peft_model: Any, pairs: Sequence[Pair], *, plain: Tensor | None = None, micro_batch: int = 32
+) -> Tensor:
+    """Under whatever adapter is active: (N, F). `plain`: (N, PLAIN) unless that is the bare base."""
     device = next(peft_model.parameters()).device
     out: Tensor | None = None
     for chosen in micro_batches(pairs, size=micro_batch):
-        part = features(peft_model, pad_rows([pairs[i] for i in chosen], device=device)).cpu()
+        rows = pad_rows([pairs[i] for i in chosen], device=device)
+        given = None if plain is None else plain[chosen].to(device)
+        part = features(peft_model, rows, plain=given).cpu()
         if out is None:
             out = torch.zeros(len(pairs), part.shape[1])
         out[chosen] = part

@@ -99,8 +99,13 @@ class Verdict:
         return asdict(self)
 
 
-def signal(features: Tensor, table: VoteTable, config: GateConfig, *, seed: int) -> Signal:
-    """Fit to all folds of users but one, predict the picks of that one; all users, both roles. (N, F) features."""
+def signal(
+    features: Tensor, table: VoteTable, config: GateConfig, *, seed: int, scale: Tensor | None = None
+) -> Signal:
+    """Fit to all folds of users but one, predict the picks of that one; all users, both roles.
+
+    `features` (N, F) and `scale` (F,) as `likelihood.fit_linear` takes them.
+    """
     votes, users = table.votes, len(table.users)
     order = torch.randperm(users, generator=torch.Generator().manual_seed(seed))
     fold_of = torch.empty(users, dtype=torch.long)
@@ -114,6 +119,7 @@ def signal(features: Tensor, table: VoteTable, config: GateConfig, *, seed: int)
             users=users,
             l2=config.judge_l2,
             intercept_sd=INTERCEPT_SD,
+            scale=scale,
         )
         here = fold_of[votes.pair_user] == fold
         scores = fit.score(features)
@@ -149,13 +155,22 @@ def expected_calibration_error(predicted: Tensor, happened: Tensor, *, bins: int
     return total / max(1, len(order))
 
 
-def fit_judge(features: Tensor, table: VoteTable, config: GateConfig, *, seed: int) -> Judge:
+def fit_judge(
+    features: Tensor, table: VoteTable, config: GateConfig, *, seed: int, scale: Tensor | None = None
+) -> Judge:
     """Fit the judge to its users' votes, and again to bootstraps over those users."""
     users = len(table.users)
     generator = torch.Generator().manual_seed(seed)
 
     def fit(votes: Votes) -> LinearFit:
-        return fit_linear(features, votes, users=users, l2=config.judge_l2, intercept_sd=INTERCEPT_SD)
+        return fit_linear(
+            features,
+            votes,
+            users=users,
+            l2=config.judge_l2,
+            intercept_sd=INTERCEPT_SD,
+            scale=scale,
+        )
 
     refits = []
     for _ in range(config.refits):

@@ -178,16 +178,26 @@ class LinearFit(NamedTuple):
         return (features - self.mean) / self.sd @ self.weights
 
 
-def fit_linear(features: Tensor, votes: Votes, *, users: int, l2: float, intercept_sd: float) -> LinearFit:
-    """The most probable linear scores for these votes: a zero-mean normal prior of precision `l2` · F on weights.
+def fit_linear(
+    features: Tensor,
+    votes: Votes,
+    *,
+    users: int,
+    l2: float,
+    intercept_sd: float,
+    scale: Tensor | None = None,
+) -> LinearFit:
+    """The most probable linear scores for these votes: a zero-mean normal prior on the weights.
 
-    `features`: (N, F), one row for each example. The prior's precision grows with F so that a score's prior
-    variance does not depend on how many features there are. LBFGS from zero: deterministic, milliseconds.
+    `features`: (N, F), one row for each example, standardised here. `scale`: (F,) relative to which a weight's prior
+    has precision `l2`; without it 1/√F for all, so that a score's prior variance does not depend on how many
+    features there are. LBFGS from zero: deterministic, milliseconds.
     """
     mean = features.mean(dim=0)
     sd = features.std(dim=0, unbiased=False)
     sd = torch.where(sd > 1e-6, sd, torch.full_like(sd, torch.inf))  # a constant feature says nothing
-    x = ((features - mean) / sd) / math.sqrt(features.shape[1])
+    scale = torch.full_like(mean, features.shape[1] ** -0.5) if scale is None else scale
+    x = (features - mean) / sd * scale
     weights = torch.zeros(features.shape[1], requires_grad=True)
     manners = Manners(users, intercept_sd=intercept_sd)
     optimiser = torch.optim.LBFGS(
@@ -209,4 +219,4 @@ def fit_linear(features: Tensor, votes: Votes, *, users: int, l2: float, interce
     optimiser.step(closure)
     for parameter in manners.parameters():
         parameter.requires_grad_(False)
-    return LinearFit(weights.detach() / math.sqrt(features.shape[1]), mean, sd, manners)
+    return LinearFit(weights.detach() * scale, mean, sd, manners)

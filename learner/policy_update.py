@@ -18,10 +18,9 @@ from torch import Tensor
 from learner import ppo
 from learner.config import PpoConfig
 from learner.policy_state import PolicyState
-from learner.rollout import POLICY, VALUE, Rollout, token_logprobs, token_values
+from learner.rollout import POLICY, VALUE, Rollout, token_values
 from server.errors import HoneError
-from server.modeling import Base, use_adapter
-from server.scoring import pad_rows
+from server.modeling import Base, pad_rows, token_logprobs, use_adapter
 
 DRIFT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Root mean square of log(π / π_old) allowed before the first update: sampler and trainer are the same policy."""

@@ -13,19 +13,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from learner.config import PpoConfig
 from server.decoding import Decoder, DecodeRequest, FinishReason, Sampling, generate_offline
-from server.modeling import Base, hidden_states, logits_of, use_adapter
-from server.scoring import Ids, Pair, RewardModel, Rows, gather_rows, micro_batches, pad_rows
+from server.modeling import (
+    Base,
+    Ids,
+    Pair,
+    Rows,
+    gather_rows,
+    hidden_states,
+    micro_batches,
+    pad_rows,
+    sequence_logprobs,
+    token_logprobs,
+    use_adapter,
+)
+from server.scoring import RewardModel
 
 POLICY, VALUE = "policy", "value"
 """Names of the two trained adapters beside the base."""
-
-HEAD_ELEMENTS = 1 << 25
-"""Logits held at once: response tokens times vocabulary (128 MiB in float32)."""
 
 
 class Replies(NamedTuple):
@@ -102,28 +109,6 @@ def generate(
     )
 
 
-def token_logprobs(peft_model: Any, rows: Rows, *, temperature: float = 1.0) -> Tensor:
-    """Log probability of each response token under the active adapter: (B, R), 0 outside the response.
-
-    Only response positions meet the head, a chunk at a time; with gradients a chunk's logits are made again on the
-    way back instead of being kept.
-    """
-    hidden = hidden_states(peft_model, rows.token_ids, rows.positions)
-    states = gather_rows(hidden, rows.before)[rows.is_response]
-    targets = rows.response_ids[rows.is_response]
-
-    def chunk(some: Tensor, target: Tensor) -> Tensor:
-        return -functional.cross_entropy(logits_of(peft_model, some) / temperature, target, reduction="none")
-
-    vocabulary = peft_model.config.get_text_config().vocab_size
-    size = max(1, HEAD_ELEMENTS // vocabulary)
-    pieces = list(zip(states.split(size), targets.split(size), strict=True))
-    again = torch.is_grad_enabled() and len(pieces) > 1
-    found = [checkpoint(chunk, *piece, use_reentrant=False) if again else chunk(*piece) for piece in pieces]
-    flat = torch.zeros(rows.is_response.shape, device=states.device)
-    return flat.masked_scatter(rows.is_response, torch.cat(found)) if found else flat
-
-
 def token_values(peft_model: Any, head: ValueHead, rows: Rows) -> Tensor:
     """The critic's estimate before each response token, under the active (value) adapter: (B, R)."""
     hidden = hidden_states(peft_model, rows.token_ids, rows.positions)
@@ -136,14 +121,9 @@ def reply_logprobs(
 ) -> list[list[float]]:
     """Log probabilities of given responses under adapter `name` (None: the bare base), one list for each."""
     use_adapter(peft_model, name, trainable=False)
-    device = next(peft_model.parameters()).device
-    found: list[list[float]] = [[] for _ in replies]
     with torch.no_grad():
-        for chosen in micro_batches(replies, size=micro_batch):
-            rows = pad_rows([replies[i] for i in chosen], device=device)
-            for i, row in zip(chosen, token_logprobs(peft_model, rows).tolist(), strict=True):
-                found[i] = row[: len(replies[i][1])]
-    return found
+        found = sequence_logprobs(peft_model, replies, micro_batch=micro_batch)
+    return [row.tolist() for row in found]
 
 
 def collect_rollout(

@@ -73,6 +73,7 @@ def reward(work: Work) -> dict[str, Any]:
     from learner.rollout import generate
     from learner.train_reward import fit_reward
     from server.modeling import use_adapter
+    from server.scoring import feature_scale
 
     config, dataset = work.config, work.folder.load_dataset()
     with work.bare_model() as (base, model):
@@ -82,7 +83,8 @@ def reward(work: Work) -> dict[str, Any]:
             both_bad_weight=config.reward.both_bad_weight,
         )
         features = base_features(model, table.examples, micro_batch=config.ppo.micro_batch)
-        found = signal(features, table, config.gate, seed=work.cycle.seed)
+        scale = feature_scale(features.shape[1])
+        found = signal(features, table, config.gate, seed=work.cycle.seed, scale=scale)
         numbers = {f"signal_{name}": float(value) for name, value in found._asdict().items()}
         if found.z < config.gate.signal_z:
             return {"signal": found._asdict(), "metrics": numbers}

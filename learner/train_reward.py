@@ -31,8 +31,8 @@ from learner.likelihood import (
     negative_log_likelihood,
     tabulate,
 )
-from server.modeling import new_adapter, use_adapter
-from server.scoring import Head, Pair, RewardModel, features, pad_rows
+from server.modeling import Pair, new_adapter, pad_rows, use_adapter
+from server.scoring import PLAIN, Head, RewardModel, feature_scale, features
 
 Progress = Callable[[float, dict[str, float]], None]
 """Called with the share done and what is worth showing."""
@@ -53,6 +53,14 @@ class _Split(NamedTuple):
 
     train: Votes
     holdout: Votes
+
+
+class _Examples(NamedTuple):
+    """What was voted on, in the votes' rows."""
+
+    pairs: Sequence[Pair]
+    plain: Tensor
+    """(N, PLAIN) features that no adapter changes."""
 
 
 def fit_reward(
@@ -76,8 +84,10 @@ def fit_reward(
         raise ValueError("there are no votes to fit a reward model to")
     generator = torch.Generator().manual_seed(seed)
     split = _split_by_user(table, share=config.holdout_share, generator=generator)
+    bare = base_features(peft_model, table.examples, micro_batch=config.batch)
+    examples = _Examples(table.examples, bare[:, -PLAIN:])
     peft_model, heads = _start(
-        peft_model, table, split, config, generator=generator, seed=seed, folder=warm_start
+        peft_model, table, bare, split, config, generator=generator, seed=seed, folder=warm_start
     )
     names: list[str | None] = []
     trained: list[Head] = []
@@ -92,7 +102,7 @@ def fit_reward(
 
         name = f"{PREFIX}{k}"
         result = _train_member(
-            peft_model, name, head, manners, _Split(votes, split.holdout), table.examples, config,
+            peft_model, name, head, manners, _Split(votes, split.holdout), examples, config,
             generator=generator, report=report, check=check,
         )  # fmt: skip
         # An adapter that was never moved adds nothing: without it, members share one forward pass.
@@ -147,6 +157,7 @@ def _split_by_user(table: VoteTable, *, share: float, generator: torch.Generator
 def _start(
     peft_model: Any,
     table: VoteTable,
+    bare: Tensor,
     split: _Split,
     config: RewardConfig,
     *,
@@ -154,8 +165,7 @@ def _start(
     seed: int,
     folder: Path | None,
 ) -> tuple[Any, list[tuple[Head, Manners, Votes]]]:
-    """Every member's adapter, head, manners and bootstrap before training."""
-    plain = base_features(peft_model, table.examples, micro_batch=config.batch)
+    """Every member's adapter, head, manners and bootstrap before training; `bare`: (N, F) under the bare base."""
     earlier: RewardModel | None = None
     if folder is not None:
         earlier = RewardModel.load(peft_model, folder, prefix=PREFIX)
@@ -167,7 +177,12 @@ def _start(
         if not float(votes.total_weight) > 0:
             votes = split.train
         fit = fit_linear(
-            plain, votes, users=len(table.users), l2=config.probe_l2, intercept_sd=config.intercept_sd
+            bare,
+            votes,
+            users=len(table.users),
+            l2=config.probe_l2,
+            intercept_sd=config.intercept_sd,
+            scale=feature_scale(bare.shape[1]),
         )
         is_known = earlier is not None and k < earlier.members
         if not (is_known and earlier and earlier.names[k]):
@@ -195,7 +210,7 @@ def _train_member(
     head: Head,
     manners: Manners,
     split: _Split,
-    examples: Sequence[Pair],
+    examples: _Examples,
     config: RewardConfig,
     *,
     generator: torch.Generator,
@@ -223,10 +238,13 @@ def _train_member(
     asked = torch.cat([held.first, held.second, held.example]).unique()
 
     def snapshot(epoch: int) -> tuple[_Trained, list[Tensor]]:
-        scores = torch.zeros(len(examples))
+        scores = torch.zeros(len(examples.pairs))
         if len(asked):
             found = active_features(
-                peft_model, [examples[i] for i in asked.tolist()], micro_batch=config.batch
+                peft_model,
+                [examples.pairs[i] for i in asked.tolist()],
+                plain=examples.plain[asked],
+                micro_batch=config.batch,
             )
             scores[asked] = head(found).detach()
         loss = _holdout_loss(manners, scores, held)
@@ -261,7 +279,7 @@ def _batch_loss(
     head: Head,
     manners: Manners,
     votes: Votes,
-    examples: Sequence[Pair],
+    examples: _Examples,
     config: RewardConfig,
     *,
     total: Votes,
@@ -269,8 +287,9 @@ def _batch_loss(
     """Mean negative log likelihood of some votes, with the centring term and the share of the prior."""
     rows = torch.cat([votes.first, votes.second, votes.example]).unique()
     device = next(peft_model.parameters()).device
-    found = features(peft_model, pad_rows([examples[i] for i in rows.tolist()], device=device)).cpu()
-    scores = torch.zeros(len(examples)).index_put((rows,), head(found))
+    batch = pad_rows([examples.pairs[i] for i in rows.tolist()], device=device)
+    found = features(peft_model, batch, plain=examples.plain[rows].to(device)).cpu()
+    scores = torch.zeros(len(examples.pairs)).index_put((rows,), head(found))
     weight = votes.total_weight.clamp(min=1.0)
     prior = manners.prior() / total.total_weight.clamp(min=1.0)
     center = config.center * (scores[rows] ** 2).mean()

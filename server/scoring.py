@@ -9,7 +9,7 @@ prompt and response ids -> padded rows -> hidden states under each member's adap
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,85 +20,66 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from server.errors import AdapterRejected
-from server.modeling import load_adapter, save_adapter, states_at, use_adapter
+from server.modeling import (
+    Ids,
+    Pair,
+    Rows,
+    gather_rows,
+    load_adapter,
+    logprobs_of_states,
+    mean_over,
+    micro_batches,
+    pad_rows,
+    save_adapter,
+    states_at,
+    use_adapter,
+)
 
 HEADS = "heads.safetensors"
 CARD = "reward.json"
-FORMAT = 2
+FORMAT = 3
 DEPTHS = (0.0, 0.5, 0.8, 1.0)
-"""Which layers features are read from, as shares of the depth."""
-
-Ids = Sequence[int]
-Pair = tuple[Ids, Ids]
-"""A prompt's ids and a response's."""
+"""Which layers features are read from, as shares of the depth; the last is what the head reads."""
+PLAIN, PLAIN_SHARE = 3, 0.5
+"""How many plain features there are, and what they may move a score beside the states."""
 
 
-class Rows(NamedTuple):
-    """Prompt + response, padded on the right; lengths come from here, never from looking for a pad id."""
-
-    token_ids: Tensor
-    """(B, T)"""
-    positions: Tensor
-    """(1, T)"""
-    before: Tensor
-    """(B, R) where the hidden state stands that predicts response token r (one position before it)."""
-    at: Tensor
-    """(B, R) where response token r itself stands."""
-    response_ids: Tensor
-    """(B, R)"""
-    is_response: Tensor
-    """(B, R)"""
-
-
-def pad_rows(pairs: Sequence[Pair], *, device: torch.device | str = "cpu") -> Rows:
-    """Lay prompts and responses out as one padded batch. Prompts hold at least one id."""
-    longest = max(len(p) + len(r) for p, r in pairs)
-    width = max(1, max(len(r) for _, r in pairs))
-    rows = [[*p, *r] + [0] * (longest - len(p) - len(r)) for p, r in pairs]
-    starts = torch.tensor([len(p) for p, _ in pairs])[:, None]
-    lengths = torch.tensor([len(r) for _, r in pairs])[:, None]
-    offsets = torch.arange(width)[None]
-    is_response = offsets < lengths
-    at = torch.where(is_response, starts + offsets, starts - 1)
-    token_ids = torch.tensor(rows)
-    return Rows(
-        token_ids.to(device),
-        torch.arange(longest, device=device)[None],
-        torch.where(is_response, at - 1, starts - 1).to(device),
-        at.to(device),
-        torch.where(is_response, token_ids.gather(1, at), 0).to(device),
-        is_response.to(device),
-    )
-
-
-def micro_batches(pairs: Sequence[Pair], *, size: int) -> Iterator[list[int]]:
-    """Row numbers in groups of at most `size`, of like length so that little is padded; a fixed order."""
-    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]) + len(pairs[i][1]), i))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def gather_rows(hidden: Tensor, where: Tensor) -> Tensor:
-    """(B, T, H) at (B, R) -> (B, R, H)"""
-    return hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-def mean_over(hidden: Tensor, is_response: Tensor) -> Tensor:
-    """Mean of (B, R, H) over the response's tokens, float32: (B, H); zero for an empty response."""
-    count = is_response.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.where(is_response[..., None], hidden.float(), 0.0).sum(dim=1) / count
-
-
-def features(peft_model: Any, rows: Rows) -> Tensor:
-    """Features of responses under whatever adapter is active: at each depth the mean state, and the log length (B, F).
+def features(peft_model: Any, rows: Rows, *, plain: Tensor | None = None) -> Tensor:
+    """Features of responses: the mean state at each depth under whatever adapter is active, then `plain`: (B, F).
 
     With a few hundred votes the mean over the response at several depths orders unseen replies better than the last
     layer or the last token: a style is spread over the reply, and early layers still know which words it used.
+    `plain` are the same rows' plain features from an earlier pass under the bare base; without them the bare base
+    must be active, and they are read in this pass.
     """
     states = states_at(peft_model, rows.token_ids, rows.positions, DEPTHS)
     means = [mean_over(gather_rows(state, rows.at), rows.is_response) for state in states]
-    length = torch.log1p(rows.is_response.sum(dim=1, keepdim=True).float())
-    return torch.cat([*means, length], dim=1)
+    if plain is None:
+        plain = _plain_features(peft_model, states[-1], rows)
+    return torch.cat([*means, plain], dim=1)
+
+
+def _plain_features(model: Any, hidden: Tensor, rows: Rows) -> Tensor:
+    """The response's log length, and the mean and the least log probability of its tokens: (B, PLAIN).
+
+    What the bare base itself would hardly have written, people often find wrong: off the subject, broken, a slip.
+    These two numbers say so directly, and no linear map of mean states does.
+    """
+    logprobs = logprobs_of_states(model, hidden, rows)
+    count = rows.is_response.sum(dim=1).float()
+    return torch.stack(
+        [torch.log1p(count), logprobs.sum(dim=1) / count.clamp(min=1), logprobs.amin(dim=1)], dim=1
+    )
+
+
+def feature_scale(count: int) -> Tensor:
+    """How much each of `count` features may move a score, a priori: (F,), for a prior on weights of unit precision.
+
+    States hold the same in all whatever their number, and so do the plain features, `PLAIN_SHARE` of it: a single
+    number beside hundreds of states would never be heard.
+    """
+    states = count - PLAIN
+    return torch.tensor([states**-0.5] * states + [PLAIN_SHARE * PLAIN**-0.5] * PLAIN)
 
 
 class Scores(NamedTuple):
@@ -145,18 +126,23 @@ class RewardModel:
 
     @torch.no_grad()
     def raw(self, pairs: Sequence[Pair]) -> Tensor:
-        """Every member's score before normalisation: (K, N). Members without adapters share one forward pass."""
+        """Every member's score before normalisation: (K, N).
+
+        One pass under the bare base serves the plain features of all and the members without adapters.
+        """
         device = next(self.peft_model.parameters()).device
         chosen = list(micro_batches(pairs, size=self.micro_batch))
         batches = [pad_rows([pairs[i] for i in rows], device=device) for rows in chosen]
+        use_adapter(self.peft_model, None, trainable=False)
+        bare = [features(self.peft_model, batch) for batch in batches]
         out = torch.zeros(self.members, len(pairs))
         for name in dict.fromkeys(self.names):
             use_adapter(self.peft_model, name, trainable=False)
-            for rows, batch in zip(chosen, batches, strict=True):
-                found = features(self.peft_model, batch).cpu()
+            for rows, batch, base in zip(chosen, batches, bare, strict=True):
+                found = base if name is None else features(self.peft_model, batch, plain=base[:, -PLAIN:])
                 for k, head in enumerate(self.heads):
                     if self.names[k] == name:
-                        out[k, rows] = head(found)
+                        out[k, rows] = head(found.cpu())
         return out
 
     def score(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:

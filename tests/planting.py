@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from server.artifacts import MANIFEST, Artifacts
-from server.decoding import Decoder, DecodeRequest, generate_offline, sequence_logprobs
+from server.decoding import Decoder, DecodeRequest, generate_offline
 from server.engine.base import Sampling
-from server.modeling import Base, load_adapter, load_base, use_adapter
+from server.modeling import Base, load_adapter, load_base, sequence_logprobs, use_adapter
 from server.probe import FILE as PROBE
 from server.settings import DEMO_MODEL
 from server.store import adapters
@@ -77,10 +77,11 @@ def probe_of(base: Base, folder: Path) -> dict[str, object]:
     ]
     responses = [list(done.token_ids) for done in generate_offline(Decoder(base), requests)]
     tuned = load_adapter(base.model, "planted", folder)
+    pairs = list(zip(prompts, responses, strict=True))
     with torch.no_grad():
-        ours = sequence_logprobs(tuned, prompts, responses)
+        ours = sequence_logprobs(tuned, pairs)
         use_adapter(tuned, None, trainable=False)
-        bare = sequence_logprobs(tuned, prompts, responses)
+        bare = sequence_logprobs(tuned, pairs)
     rows = [
         {
             "prompt_ids": list(prompt),

@@ -41,7 +41,9 @@ def liking(text: str) -> int:
 def talk_and_pick(hone: RunningHone) -> None:
     with hone.client() as client:
         for n in range(PICKS):
-            asked = body(f"What about {TOPICS[n % len(TOPICS)]}?", candidates=2, user=f"user{n % USERS}", seed=n)
+            asked = body(
+                f"What about {TOPICS[n % len(TOPICS)]}?", candidates=2, user=f"user{n % USERS}", seed=n
+            )
             answer = client.post("/v1/chat/completions", json=asked).raise_for_status().json()
             first, second = (liking(choice["message"]["content"]) for choice in answer["choices"])
             value = "tie" if first == second else "first" if first > second else "second"

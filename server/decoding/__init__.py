@@ -1,11 +1,10 @@
-"""Generation and scoring in plain torch: a step loop, many adapter versions in one batch, exact log probabilities.
+"""Generation in plain torch: a step loop, many adapter versions in one batch, exact log probabilities.
 
 Owns key/value slots, sampling, adapters per row, and text as it appears. Refuses to know event loops, threads, queues
 between them, and HTTP: `server.engine.local` feeds it from live requests, the learner runs it offline.
 """
 
 from server.decoding.bank import AdapterBank, Prepared
-from server.decoding.forced import sequence_hidden, sequence_logprobs
 from server.decoding.loop import Completed, Decoder, DecodeRequest, Emission, generate_offline
 from server.decoding.sampler import uniform
 from server.engine.base import FinishReason, Sampling
@@ -20,7 +19,5 @@ __all__ = [
     "Prepared",
     "Sampling",
     "generate_offline",
-    "sequence_hidden",
-    "sequence_logprobs",
     "uniform",
 ]

@@ -25,11 +25,11 @@ from typing import TypeVar
 
 import torch
 
-from server.decoding import AdapterBank, Decoder, DecodeRequest, Emission, sequence_logprobs
+from server.decoding import AdapterBank, Decoder, DecodeRequest, Emission
 from server.engine import Served
 from server.engine.base import BaseIdentity, Delta, EngineStatus, FinishReason, Prompt, Sampling
 from server.errors import Busy, Conflict, HoneError, Invalid, NotFound, Unavailable
-from server.modeling import Base, load_base
+from server.modeling import Base, load_base, sequence_logprobs
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class LocalEngine:
         def score() -> tuple[float, ...]:
             self._bank.select([version])
             with torch.no_grad():
-                (values,) = sequence_logprobs(self.base.model, [prompt.token_ids], [response])
+                (values,) = sequence_logprobs(self.base.model, [(prompt.token_ids, response)])
             return tuple(values.tolist())
 
         return await self._between_steps(score)

@@ -1,4 +1,4 @@
-"""The one frozen base that every role shares, and the adapters beside it."""
+"""The one frozen base that every role shares, the adapters beside it, and the rows it reads."""
 
 from server.modeling.adapters import (
     CONFIG,
@@ -31,6 +31,18 @@ from server.modeling.base import (
     states_at,
     unsupported,
 )
+from server.modeling.rows import (
+    Ids,
+    Pair,
+    Rows,
+    gather_rows,
+    logprobs_of_states,
+    mean_over,
+    micro_batches,
+    pad_rows,
+    sequence_logprobs,
+    token_logprobs,
+)
 
 __all__ = [
     "CONFIG",
@@ -39,6 +51,9 @@ __all__ = [
     "WEIGHTS",
     "AdapterWeights",
     "Base",
+    "Ids",
+    "Pair",
+    "Rows",
     "base_of",
     "causal_model",
     "check_head",
@@ -46,6 +61,7 @@ __all__ = [
     "check_servable",
     "check_shapes",
     "features",
+    "gather_rows",
     "hidden_states",
     "is_peft",
     "linears",
@@ -53,11 +69,17 @@ __all__ = [
     "load_base",
     "locate",
     "logits_of",
+    "logprobs_of_states",
+    "mean_over",
+    "micro_batches",
     "new_adapter",
+    "pad_rows",
     "read_adapter",
     "save_adapter",
+    "sequence_logprobs",
     "states_at",
     "target_modules",
+    "token_logprobs",
     "unsupported",
     "use_adapter",
 ]

@@ -14,10 +14,9 @@ from learner.rollout import (
     generate,
     padded,
     penalties,
-    token_logprobs,
 )
-from server.modeling import new_adapter, use_adapter
-from server.scoring import Head, RewardModel, pad_rows
+from server.modeling import new_adapter, pad_rows, token_logprobs, use_adapter
+from server.scoring import PLAIN, Head, RewardModel
 from tests.fakes import tiny_llama
 
 TINY = LearnerConfig.profile("tiny").ppo
@@ -36,7 +35,7 @@ def roles(*, stirred: bool):  # type: ignore[no-untyped-def]
             for name, parameter in model.named_parameters():
                 if f"lora_B.{POLICY}" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    size = 97  # three depths of 32, and the length
+    size = 96 + PLAIN  # three depths of 32, and the plain features
     head = Head(torch.ones(size) * 0.1, torch.zeros(()), torch.zeros(size), torch.ones(size))
     return base, model, RewardModel(model, ("reward0",), (head,))
 

@@ -14,8 +14,8 @@ from learner.policy_state import Candidate, learning_rate
 from learner.policy_update import TrainingFailed
 from learner.rollout import POLICY, Rollout, generate, reply_logprobs
 from learner.train_policy import train_policy
-from server.modeling import load_adapter, new_adapter, use_adapter
-from server.scoring import Ids, RewardModel, Scores
+from server.modeling import Ids, load_adapter, new_adapter, use_adapter
+from server.scoring import RewardModel, Scores
 from tests.fakes import tiny_llama
 
 CONFIG = replace(

@@ -15,8 +15,7 @@ from typing import Any
 import httpx
 import torch
 
-from server.decoding import sequence_logprobs
-from server.modeling import load_adapter, load_base, use_adapter
+from server.modeling import load_adapter, load_base, sequence_logprobs, use_adapter
 from server.settings import DEMO_MODEL
 from tests.planting import QUESTIONS, plant
 from tests.prove.case import Case
@@ -156,12 +155,12 @@ def rescore(hone: RunningHone, turns: list[str]) -> dict[str, Any]:
         model = load_base(str(DEMO_MODEL), dtype="float32").model
         if version:
             model = load_adapter(model, "served", hone.data_dir / f"adapters/default/v{version:06d}")
-        prompts, replies = [p for p, _ in mine], [r["token_ids"] for _, r in mine]
+        pairs = [(prompt, reply["token_ids"]) for prompt, reply in mine]
         with torch.no_grad():
-            again = sequence_logprobs(model, prompts, replies)
+            again = sequence_logprobs(model, pairs)
             if version:
                 use_adapter(model, None, trainable=False)
-                bare = sequence_logprobs(model, prompts, replies)
+                bare = sequence_logprobs(model, pairs)
                 moved.append(
                     float(torch.cat([(a - b).abs() for a, b in zip(again, bare, strict=True)]).mean())
                 )

@@ -1,6 +1,7 @@
 """The reward model as served: exact files, scores that do not depend on company, features by hand."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from server.errors import AdapterRejected
-from server.modeling import new_adapter
-from server.scoring import CARD, Head, Pair, RewardModel, mean_over, micro_batches, pad_rows
+from server.modeling import Pair, new_adapter, pad_rows, use_adapter
+from server.scoring import CARD, PLAIN, PLAIN_SHARE, Head, RewardModel, feature_scale, features
 from tests.fakes import tiny_llama
 
 
@@ -26,7 +27,7 @@ def some_pairs(count: int, *, seed: int = 0) -> list[Pair]:
 
 def random_reward(members: int = 2) -> RewardModel:
     base = tiny_llama()
-    model, size = base.model, 3 * 32 + 1  # three depths, and the length
+    model, size = base.model, 3 * 32 + PLAIN  # three depths, and the plain features
     generator = torch.Generator().manual_seed(1)
     heads = []
     for k in range(members):
@@ -78,26 +79,37 @@ def test_no_replies_have_no_scores() -> None:
     assert random_reward().score([], []).mean.shape == (0,)
 
 
-def test_the_mean_by_hand_ignores_what_is_no_response() -> None:
-    hidden = torch.tensor([[[1.0], [3.0], [999.0]], [[5.0], [999.0], [999.0]], [[7.0], [7.0], [7.0]]])
-    mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
-    assert mean_over(hidden, mask).tolist() == [[2.0], [5.0], [0.0]]
+def test_plain_features_are_length_and_likelihood_by_hand() -> None:
+    base = tiny_llama()
+    prompt, response = [1, 2, 3], [4, 5]
+    found = features(base.model, pad_rows([(prompt, response), ([7], [])]))[:, -PLAIN:]
+    with torch.no_grad():
+        logprobs = base.model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)
+    own = torch.tensor([logprobs[2, 4], logprobs[3, 5]])
+    expected = torch.tensor([[math.log(3), float(own.mean()), float(own.min())], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_rows_point_at_the_tokens_and_at_the_states_before_them() -> None:
-    rows = pad_rows([([7, 8, 9], [1, 2]), ([5], [3])])
-    assert rows.token_ids.tolist() == [[7, 8, 9, 1, 2], [5, 3, 0, 0, 0]]
-    assert rows.at.tolist() == [[3, 4], [1, 0]]
-    assert rows.before.tolist() == [[2, 3], [0, 0]]
-    assert rows.response_ids.tolist() == [[1, 2], [3, 0]]
-    assert rows.is_response.tolist() == [[True, True], [True, False]]
+def test_an_adapter_changes_the_states_but_not_the_plain_features() -> None:
+    model, pairs = random_reward(members=1), some_pairs(4)
+    found = {}
+    for name in (None, "reward0"):
+        use_adapter(model.peft_model, name, trainable=False)
+        bare = found.get(None)
+        found[name] = features(
+            model.peft_model, pad_rows(pairs), plain=None if bare is None else bare[:, -PLAIN:]
+        )
+    assert not torch.equal(found[None][:, :-PLAIN], found["reward0"][:, :-PLAIN])
+    heads = (model.heads[0],)
+    expected = torch.stack([head(found["reward0"]) for head in heads])
+    torch.testing.assert_close(model.raw(pairs), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_micro_batches_hold_every_row_once() -> None:
-    pairs = some_pairs(23)
-    groups = list(micro_batches(pairs, size=5))
-    assert sorted(i for group in groups for i in group) == list(range(23))
-    assert max(map(len, groups)) == 5
+def test_the_plain_features_are_heard_beside_any_number_of_states() -> None:
+    for count in (PLAIN + 1, PLAIN + 700):
+        scale = feature_scale(count)
+        assert float((scale[:-PLAIN] ** 2).sum()) == pytest.approx(1, abs=1e-4)
+        assert float((scale[-PLAIN:] ** 2).sum()) == pytest.approx(PLAIN_SHARE**2, abs=1e-4)
 
 
 @pytest.mark.parametrize("break_it", ["missing", "format", "heads"])

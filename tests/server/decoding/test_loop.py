@@ -14,11 +14,10 @@ from server.decoding import (
     Decoder,
     DecodeRequest,
     generate_offline,
-    sequence_logprobs,
 )
 from server.engine.base import FinishReason, Sampling
 from server.errors import Invalid, NotFound
-from server.modeling import Base
+from server.modeling import Base, sequence_logprobs
 from tests.fakes import FAMILIES, random_adapter, tiny_base, tiny_llama
 
 TINYTALK = Path(__file__).parents[4] / "shared" / "models" / "tinytalk-3m"
@@ -75,7 +74,9 @@ def test_reported_logprobs_are_those_of_the_raw_policy(family: str) -> None:
     base = tiny_base(family)
     requests = requests_for(base, Sampling(temperature=0.5, top_p=0.8, top_k=20, max_tokens=12, seed=3))
     done = generate_offline(Decoder(base, slots=5), requests)
-    rescored = sequence_logprobs(base.model, [r.prompt_ids for r in requests], [c.token_ids for c in done])
+    rescored = sequence_logprobs(
+        base.model, [(r.prompt_ids, c.token_ids) for r, c in zip(requests, done, strict=True)]
+    )
     for completed, values in zip(done, rescored, strict=True):
         assert torch.allclose(torch.tensor(completed.logprobs), values, atol=1e-3)
 

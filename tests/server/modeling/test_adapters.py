@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from server import modeling
-from server.decoding import sequence_logprobs
 from server.errors import AdapterRejected
 from tests.fakes import FAMILIES, random_adapter, tiny_base, tiny_llama
 
-PROMPT, RESPONSE = [(1, 2, 3)], [(4, 5, 6, 7)]
+PAIR = ((1, 2, 3), (4, 5, 6, 7))
 
 
 def logprobs(model: object) -> torch.Tensor:
     with torch.no_grad():
-        return sequence_logprobs(model, PROMPT, RESPONSE)[0]
+        return modeling.sequence_logprobs(model, [PAIR])[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
