@@ -42,8 +42,8 @@ class Recipe:
     kv_heads: int = 3
     intermediate: int = 512
     context: int = 512
-    steps: int = 12_000
-    tokens: int = 2048
+    steps: int = 5500
+    tokens: int = 1536
     """Padded tokens per batch."""
     lr: float = 2.5e-3
     warmup: int = 150
@@ -51,7 +51,7 @@ class Recipe:
     early: Mixture = field(default_factory=Mixture)
     """The mixture until copying is learnt."""
     late: Mixture = field(default_factory=lambda: Mixture(drill=0.05, recall=0.25))
-    early_share: float = 0.2
+    early_share: float = 0.4
     autocast: bool = True
     """bfloat16 matrix products; about 15 % faster on a CPU that has them."""
 
