@@ -16,7 +16,7 @@ from server.store import promotions
 from server.store.ids import now
 from server.store.live import LABELS, count_live_votes, is_live
 from server.store.paging import page
-from server.store.promotions import Lane, history
+from server.store.promotions import DEFAULT, Lane, history
 from server.store.tables import Adapter, AdapterCheck, Counter, FeedbackEvent, Promotion, Reply, Segment
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "lane", "lineage", "list_adapters", "list_promotions", "list_segments", "pin", "promote", "record_check",
     "register", "reserve_version", "rollback", "rollforward", "serving_version", "unpin", "update_segment", "votes_on",
 ]  # fmt: skip
-DEFAULT = "default"
 HELD_VOTES = 300
 """Live votes after a rollback that a version must have been trained on, to be promoted without an `unpin`."""
 REJECTED = "rejected"
@@ -75,8 +74,7 @@ def lane(session: Session, segment: str) -> Lane:
 
 def serving_version(session: Session, segment: str) -> int:
     """The version that should answer: the segment's champion, or `default`'s when it never had one."""
-    own = lane(session, segment)
-    return own.champion if own.has_champion else promotions.lane_of(session, DEFAULT).champion
+    return lane(session, segment).champion
 
 
 # --- versions ----------------------------------------------------------------------------------------------
@@ -144,11 +142,14 @@ def list_adapters(session: Session, *, segment: str | None = None) -> list[Adapt
 
 
 def adapter_state(session: Session, row: Adapter) -> str:
-    """`champion` (of any segment), `retired` (was one), `rejected` (by the gate or a server) or `candidate`."""
-    served = session.exec(select(Promotion.segment).where(Promotion.version == row.version).distinct()).all()
-    if any(promotions.lane_of(session, segment).champion == row.version for segment in served):
+    """`champion` (of any segment), `retired` (was one), `rejected` (by the gate or a server) or `candidate`.
+
+    One that was promoted but that every server refused to load never served: it is not retired.
+    """
+    named = session.exec(select(Promotion.segment).where(Promotion.version == row.version).distinct()).all()
+    if any(promotions.lane_of(session, segment).champion == row.version for segment in named):
         return "champion"
-    if served:
+    if named and {check.outcome for check in checks(session, row.version)} != {REJECTED}:
         return "retired"
     return REJECTED if not row.passed or _was_rejected(session, row.version) else "candidate"
 
@@ -234,10 +235,11 @@ def expect(session: Session, segment: str, champion: int | None) -> None:
 def rollback(session: Session, *, segment: str, by: str, reason: str, to: int | None = None) -> Promotion:
     """Back to what served before, or to the version `to` that did; holds the segment.
 
-    Raises Conflict (`nothing_to_roll_back`).
+    Raises Conflict (`nothing_to_roll_back`, `already_champion`).
     """
     seen = lane(session, segment)
-    target = promotions.back_to(history(promotions.rows_of(session, segment)), to)
+    found = history(promotions.rows_of(session, segment))
+    target = promotions.back_to(found, to, champion=seen.champion)
     return promotions.write_row(
         session, seen, kind="rollback", version=target, by=by, reason=reason, held=True
     )

@@ -7,11 +7,11 @@ afterwards; a retraction is a row of its own. It calls no learner: what a cycle 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, exists, insert, tuple_, update
+from sqlalchemy import bindparam, delete, exists, insert, or_, tuple_, update
 from sqlalchemy import select as sa_select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
@@ -23,6 +23,7 @@ from server.store.live import (
     LiveVote,
     Use,
     count_live_votes,
+    is_void,
     live_on_turn,
     live_votes,
     newest_seq,
@@ -49,6 +50,7 @@ PICKS = frozenset({"first", "second", "tie", "both_bad", "skip"})
 THUMBS = frozenset({"up", "down"})
 LONGEST_CURSOR = 18
 """Digits that every database can count to."""
+VOID = "Both replies of this pair are the same, or one is not whole."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +117,18 @@ _INSERT = insert(FeedbackEvent)
 def append(session: Session, *, client_id: str, user_id: str | None, body: NewFeedback) -> Receipt:
     """Add one event. `user_id` None speaks for the target's owner.
 
-    Raises NotFound for a target that is unknown or somebody else's, Conflict (`void_comparison`) for a pair that
-    takes no pick. The caller commits: then, and only then, it is kept.
+    Raises NotFound for a target that is unknown or somebody else's, Conflict for a pick on a turn or reply of
+    one's own (`not_a_pair`) or on a pair that takes none (`void_comparison`). The caller commits: then, and only
+    then, it is kept.
     """
     _check(body)
     target = _target(session, body)
     if target is None or target.client_id != client_id or user_id not in (None, target.user_id):
+        if body.kind == "pick" and _is_own_turn(session, body.target_id, client_id, user_id):
+            raise Conflict("A pick needs the comparison of a pair.", code="not_a_pair", param="comparison_id")
         raise _unknown(body.target_kind, body.target_id)
     if body.kind == "pick" and target.state != "open":
-        raise Conflict(
-            "This pair takes no pick: both replies are the same, or one is not whole.", code="void_comparison"
-        )
+        raise Conflict(f"This pair takes no pick. {VOID}", code="void_comparison")
     return _add(session, target, body)
 
 
@@ -142,7 +145,9 @@ def receipt(session: Session, *, client_id: str, user_id: str | None, feedback_i
     """What became of an event, and which finished cycles read it. Raises NotFound (`unknown_feedback`)."""
     event = _find(session, client_id=client_id, user_id=user_id, feedback_id=feedback_id)
     retracted = _is_retracted(session, event)
-    return _receipt(event, retracted=retracted, used_in=tuple(used_in(session, event)))
+    void = session.exec(select(FeedbackEvent.seq).where(FeedbackEvent.seq == event.seq, is_void())).first()
+    found = _receipt(event, retracted=retracted, used_in=tuple(used_in(session, event)))
+    return found if void is None or retracted else replace(found, status="quarantined", reason=VOID)
 
 
 def idempotent(
@@ -186,7 +191,7 @@ def list_feedback(
     taken_back = exists().where(
         col(retraction.target_id) == FeedbackEvent.id, col(retraction.kind) == "retraction"
     )
-    query = select(FeedbackEvent, EndUser.name, taken_back).join(
+    query = select(FeedbackEvent, EndUser.name, taken_back, is_void()).join(
         EndUser, col(EndUser.id) == FeedbackEvent.user_id
     )
     columns: dict[str, Any] = {
@@ -207,8 +212,11 @@ def list_feedback(
         query = query.where(col(FeedbackEvent.seq) < int(cursor))
     found = session.exec(query.order_by(col(FeedbackEvent.seq).desc()).limit(limit + 1)).all()
     rows = [
-        shown(event) | {"user": user} | ({"status": "retracted"} if gone else {})
-        for event, user, gone in found[:limit]
+        shown(event)
+        | {"user": user}
+        | ({"status": "quarantined", "reason": VOID} if void else {})
+        | ({"status": "retracted"} if gone else {})
+        for event, user, gone, void in found[:limit]
     ]
     return rows, str(rows[-1]["seq"]) if len(found) > limit else None
 
@@ -264,7 +272,7 @@ def _check(body: NewFeedback) -> None:
 
 
 def _target(session: Session, body: NewFeedback) -> Target | None:
-    """What the body is about. Raises Conflict (`not_a_pair`) for a pick on something that shows no two replies."""
+    """What the body is about; None when it is unknown."""
     connection = session.connection()
     named = {"target": body.target_id}
     if body.target_kind == "conversation":
@@ -272,11 +280,15 @@ def _target(session: Session, body: NewFeedback) -> Target | None:
         return None if row is None else Target(row[0], row[1], row[2], None, "")
     query = _COMPARISON if body.target_kind == "comparison" else _REPLY
     found = connection.execute(query, named).first()
-    if found is not None:
-        return Target._make(found)
-    if query is _COMPARISON and any(session.get(table, body.target_id) for table in (Turn, Reply)):
-        raise Conflict("A pick needs the comparison of a pair.", code="not_a_pair", param="comparison_id")
-    return None
+    return None if found is None else Target._make(found)
+
+
+def _is_own_turn(session: Session, name: str, client_id: str, user_id: str | None) -> bool:
+    """Whether a pick names the caller's own turn or reply; of somebody else's it must not learn that they exist."""
+    query = select(Turn.user_id).outerjoin(Reply, col(Reply.turn_id) == Turn.id)
+    query = query.where(Turn.client_id == client_id, or_(col(Turn.id) == name, col(Reply.id) == name))
+    owner = session.exec(query.limit(1)).first()
+    return owner is not None and user_id in (None, owner)
 
 
 def _add(session: Session, target: Target, body: NewFeedback) -> Receipt:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, func
+from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from server.store.tables import Cycle, FeedbackEvent, Turn
+from server.store.tables import Adapter, Comparison, Cycle, FeedbackEvent, Reply, Turn
 
 LABELS = ("pick", "thumb")
 """The kinds that a cycle learns from."""
@@ -78,18 +78,15 @@ def count_live_votes(
     through_seq: int | None = None,
     most: int | None = None,
 ) -> int:
-    """Live picks and thumbs that say something and may train. `most` stops counting there."""
+    """Live picks and thumbs that may train now: with the template of the newest turn. `most` stops counting there."""
     through = NEWEST if through_seq is None else through_seq
-    query = (
-        select(FeedbackEvent.seq)
-        .join(Turn, col(Turn.id) == FeedbackEvent.turn_id)
-        .where(
-            FeedbackEvent.segment == segment,
-            col(FeedbackEvent.seq) > after_seq,
-            col(Turn.train).is_(True),
-            *_may_train(),
-            is_live(through),
-        )
+    template = select(Turn.template_hash).where(Turn.segment == segment)
+    spoken = session.exec(template.order_by(col(Turn.created_at).desc()).limit(1)).first()
+    query = select(FeedbackEvent.seq).where(
+        FeedbackEvent.segment == segment,
+        col(FeedbackEvent.seq) > after_seq,
+        *may_train(spoken),
+        is_live(through),
     )
     counted = query.limit(most).subquery() if most is not None else query.subquery()
     return int(session.execute(select(func.count()).select_from(counted)).scalar_one())
@@ -114,10 +111,7 @@ def role_of(user_id: str, *, salt: str, judge_share: float = JUDGE_SHARE) -> str
 
 def used_in(session: Session, event: FeedbackEvent) -> Iterator[Use]:
     """Finished cycles that read this vote, oldest first: computed from their range and filters, never stored."""
-    if event.kind not in LABELS or event.value in (None, "skip") or event.status == "quarantined":
-        return
-    turn = session.get(Turn, event.turn_id)
-    if turn is None or not turn.train:
+    if event.kind not in LABELS:
         return
     cycles = session.exec(
         select(Cycle)
@@ -130,7 +124,7 @@ def used_in(session: Session, event: FeedbackEvent) -> Iterator[Use]:
         .order_by(col(Cycle.through), col(Cycle.id))
     )
     for cycle in cycles:
-        if _was_live(session, event, through=cycle.through) and not _beyond_cap(session, event, cycle):
+        if _was_read(session, event, cycle) and not _beyond_cap(session, event, cycle):
             collected = cycle.config.get("collect", {})
             role = role_of(
                 event.user_id,
@@ -140,8 +134,13 @@ def used_in(session: Session, event: FeedbackEvent) -> Iterator[Use]:
             yield Use(cycle.id, cycle.version, role)
 
 
-def _was_live(session: Session, event: FeedbackEvent, *, through: int) -> bool:
-    query = select(FeedbackEvent.seq).where(FeedbackEvent.seq == event.seq, is_live(through))
+def _was_read(session: Session, event: FeedbackEvent, cycle: Cycle) -> bool:
+    """Whether it counted for the cycle, and could train with the template that the cycle rendered with."""
+    made = session.get(Adapter, cycle.version) if cycle.version else None
+    template = made.manifest.get("template_hash") if made else None
+    query = select(FeedbackEvent.seq).where(
+        FeedbackEvent.seq == event.seq, *may_train(template), is_live(cycle.through)
+    )
     return session.exec(query).first() is not None
 
 
@@ -155,7 +154,7 @@ def _beyond_cap(session: Session, event: FeedbackEvent, cycle: Cycle) -> bool:
         .where(
             FeedbackEvent.segment == event.segment,
             col(FeedbackEvent.seq) > event.seq,
-            *_may_train(),
+            *_says_something(),
             is_live(cycle.through),
         )
         .limit(most)
@@ -163,7 +162,42 @@ def _beyond_cap(session: Session, event: FeedbackEvent, cycle: Cycle) -> bool:
     return bool(session.execute(select(func.count()).select_from(newer.subquery())).scalar_one() >= most)
 
 
-def _may_train() -> tuple[ColumnElement[bool], ...]:
+def may_train(template_hash: str | None) -> tuple[ColumnElement[bool], ...]:
+    """What a cycle may learn from; `learner.collect` leaves the same votes out, and counts why.
+
+    The turn is not kept out of training and was rendered by `template_hash` (None: by any); every reply that the
+    vote is about is whole and of no pinned version; a pair shows two different ones.
+    """
+    first, second, rated = (aliased(Reply) for _ in range(3))
+    turn = [Turn.id == FeedbackEvent.turn_id, col(Turn.train).is_(True)]
+    if template_hash is not None:
+        turn.append(Turn.template_hash == template_hash)
+    compared = exists().where(
+        col(Comparison.id) == FeedbackEvent.target_id,
+        col(Comparison.state) != "void",
+        col(first.id) == Comparison.first_reply_id,
+        col(second.id) == Comparison.second_reply_id,
+        *_is_whole(first),
+        *_is_whole(second),
+    )
+    liked = exists().where(col(rated.id) == FeedbackEvent.target_id, *_is_whole(rated))
+    return (*_says_something(), exists().where(*turn), or_(compared, liked))
+
+
+def _is_whole(reply: Any) -> tuple[ColumnElement[bool], ...]:
+    return (
+        col(reply.state) == "done",
+        col(reply.purpose) != "pinned",
+        func.json_array_length(reply.token_ids) > 0,
+    )
+
+
+def is_void() -> ColumnElement[bool]:
+    """A pick that was taken before its pair turned out to show nothing to choose between."""
+    return exists().where(col(Comparison.id) == FeedbackEvent.target_id, col(Comparison.state) == "void")
+
+
+def _says_something() -> tuple[ColumnElement[bool], ...]:
     return (
         col(FeedbackEvent.kind).in_(LABELS),
         col(FeedbackEvent.value) != "skip",

@@ -23,7 +23,9 @@ def page(
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
-    return rows[:limit], f"{getattr(last, at.key).isoformat()}~{getattr(last, key.key)}"
+    # Z and not +00:00: in an address that was not encoded, a plus means a blank.
+    moment = getattr(last, at.key).astimezone(UTC).replace(tzinfo=None)
+    return rows[:limit], f"{moment.isoformat()}Z~{getattr(last, key.key)}"
 
 
 def _parse(cursor: str) -> tuple[datetime, str]:

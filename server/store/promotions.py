@@ -24,6 +24,8 @@ from server.store.ids import new_id, now
 from server.store.live import newest_seq
 from server.store.tables import Promotion
 
+DEFAULT = "default"
+
 
 class Move(Protocol):
     """What replaying needs of a row."""
@@ -58,7 +60,7 @@ class Lane:
     since: datetime | None = None
     """When the champion began to serve."""
     has_champion: bool = False
-    """Whether anything was ever promoted here; if not, `default`'s champion serves."""
+    """Whether anything was ever promoted here; if not, `champion` is `default`'s, which serves."""
 
 
 def history(rows: Iterable[Move]) -> History:
@@ -90,16 +92,17 @@ def rows_of(session: Session, segment: str) -> list[Promotion]:
 
 
 def lane_of(session: Session, segment: str) -> Lane:
-    """Where the log stands, read from its last rows."""
+    """Where the log stands, read from its last rows; a segment that nothing was promoted in follows `default`."""
     mine = select(Promotion).where(Promotion.segment == segment)
     last = session.exec(mine.order_by(col(Promotion.seq).desc()).limit(1)).first()
-    if last is None:
-        return Lane(segment)
     moves = mine.where(col(Promotion.kind).in_(("promote", "rollback", "rollforward")))
     moved = session.exec(moves.order_by(col(Promotion.seq).desc()).limit(1)).first()
+    followed = lane_of(session, DEFAULT).champion if moved is None and segment != DEFAULT else 0
+    if last is None:
+        return Lane(segment, champion=followed)
     return Lane(
         segment,
-        champion=last.version,
+        champion=moved.version if moved else followed,
         seq=last.seq,
         pinned=last.pinned,
         held=last.held,
@@ -108,8 +111,10 @@ def lane_of(session: Session, segment: str) -> Lane:
     )
 
 
-def back_to(found: History, to: int | None) -> int:
-    """The version that a rollback leads to. Raises Conflict (`nothing_to_roll_back`)."""
+def back_to(found: History, to: int | None, *, champion: int) -> int:
+    """The version that a rollback leads to. Raises Conflict (`nothing_to_roll_back`, `already_champion`)."""
+    if to is not None and to == champion:
+        raise Conflict(f"v{to} serves here already.", code="already_champion", param="to")
     if to is None and found.undo:
         return found.undo[-1]
     if to is not None and to in found.undo:

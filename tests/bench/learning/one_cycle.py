@@ -30,10 +30,12 @@ from server.modeling import Base, load_adapter, load_base, new_adapter, use_adap
 DEMO = Path(__file__).parents[3] / "server" / "demo_model"
 
 
-def base_replies(base: Base, prompts: list[list[dict[str, str]]], seed: int) -> list[Example]:
+def base_replies(
+    base: Base, prompts: list[list[dict[str, str]]], seed: int, temperature: float
+) -> list[Example]:
     ids = [base.renderer.render(p).token_ids for p in prompts]
     seeds = [seed * 1_000_003 + i for i in range(len(ids))]
-    done = generate(base, ids, seeds=seeds, max_new_tokens=96)
+    done = generate(base, ids, seeds=seeds, max_new_tokens=96, temperature=temperature)
     return [Example(tuple(p), r) for p, r in zip(done.prompts, done.responses, strict=True)]
 
 
@@ -41,7 +43,9 @@ def simulated_votes(base: Base, args: argparse.Namespace) -> Dataset:
     """Picks and thumbs, dealt to the users in turn; every third user is the judge's."""
     world, rng, taste = World(), random.Random(args.seed), load_taste(args.taste)
     prompts = [world.prompt(rng) for _ in range(args.picks + args.thumbs)]
-    first, second = (base_replies(base, prompts, seed=10 * args.seed + k) for k in (1, 2))
+    first, second = (
+        base_replies(base, prompts, seed=10 * args.seed + k, temperature=args.temperature) for k in (1, 2)
+    )
     text = base.renderer.decode
 
     def liked(rows: list[Example]) -> list[float]:
@@ -68,9 +72,9 @@ def true_win_rate(base: Base, model: Any, folder: Path, args: argparse.Namespace
     world, rng, taste = World(), random.Random(f"unseen{args.seed}"), load_taste(args.taste)
     prompts = [world.prompt(rng) for _ in range(args.eval_prompts)]
     use_adapter(model, None, trainable=False)
-    theirs = base_replies(base, prompts, seed=777)
+    theirs = base_replies(base, prompts, seed=777, temperature=args.temperature)
     model = load_adapter(model, "shown", folder)
-    ours = base_replies(base, prompts, seed=778)
+    ours = base_replies(base, prompts, seed=778, temperature=args.temperature)
     text = base.renderer.decode
     gaps = [
         taste(p, text(a.response_ids)) - taste(p, text(b.response_ids))
@@ -149,6 +153,9 @@ def main() -> None:
     parser.add_argument("--taste", default="friendly-brief")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=1.0)
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="of what is voted on and compared at the end"
+    )
     parser.add_argument("--users", type=int, default=24)
     parser.add_argument("--picks", type=int, default=300)
     parser.add_argument("--thumbs", type=int, default=300)

@@ -127,12 +127,20 @@ class Talk:
         self.client_id = self.store.write(lambda s: keys.ensure_client(s, "web").id)
 
     def turn(
-        self, user: str | None = "ada", *, pair: bool = True, train: bool = True, segment: str = "default"
+        self,
+        user: str | None = "ada",
+        *,
+        pair: bool = True,
+        train: bool = True,
+        segment: str = "default",
+        purpose: str | None = None,
+        template_hash: str = "t",
+        state: str = "done",
     ) -> conversations.OpenedTurn:
         def work(session: Any) -> conversations.OpenedTurn:
             adapters.ensure_segment(session, segment)
-            purpose = "pair" if pair else "single"
-            return conversations.open_turn(
+            why = purpose or ("pair" if pair else "single")
+            opened = conversations.open_turn(
                 session,
                 client_id=self.client_id,
                 user=conversations.resolve_user(session, client_id=self.client_id, name=user),
@@ -140,12 +148,18 @@ class Talk:
                 conversation_id=None,
                 messages=[{"role": "user", "content": "hi 🙂"}],
                 prompt_token_ids=[1, 2],
-                template_hash="t",
+                template_hash=template_hash,
                 truncated=False,
                 train=train,
-                replies=[conversations.PlannedReply(0, 7 + i, {}, purpose) for i in range(1 + pair)],
+                replies=[conversations.PlannedReply(0, 7 + i, {}, why) for i in range(1 + pair)],
                 pairing="uniform" if pair else None,
             )
+            for i, reply_id in enumerate(opened.reply_ids if state != "streaming" else ()):
+                conversations.finish_reply(
+                    session, reply_id=reply_id, text=f"{i}", token_ids=[i], logprobs=[-1.0],
+                    state=state, finish_reason="stop"
+                )  # fmt: skip
+            return opened
 
         return self.store.write(work)
 
@@ -165,6 +179,11 @@ class Talk:
     def retract(self, feedback_id: str) -> feedback.Receipt:
         return self.store.write(
             lambda s: feedback.retract(s, client_id=self.client_id, user_id=None, feedback_id=feedback_id)
+        )
+
+    def receipt(self, vote: feedback.Receipt) -> feedback.Receipt:
+        return self.store.read(
+            lambda s: feedback.receipt(s, client_id=self.client_id, user_id=None, feedback_id=vote.id)
         )
 
     def live(self, **asked: Any) -> list[feedback.LiveVote]:

@@ -44,7 +44,7 @@ def test_the_nameless_are_somebody_new_each_time_and_the_named_are_not(talk: Tal
 
 
 def test_a_reply_ends_once(talk: Talk, store: Store) -> None:
-    turn = talk.turn()
+    turn = talk.turn(state="streaming")
 
     def finish(text: str) -> None:
         store.write(
@@ -63,7 +63,7 @@ def test_a_reply_ends_once(talk: Talk, store: Store) -> None:
 
 
 def test_a_crash_leaves_interrupted_replies_and_pairs_that_take_no_pick(talk: Talk, store: Store) -> None:
-    turn = talk.turn()
+    turn = talk.turn(state="streaming")
     assert store.write(conversations.mark_interrupted) == 2
     assert store.write(conversations.mark_interrupted) == 0
     pair = store.read(lambda s: s.get_one(Comparison, turn.comparison_id))

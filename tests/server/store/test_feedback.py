@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
+from learner.collect import Scope, collect
+from learner.config import CollectConfig
 from server.errors import Conflict, NotFound
-from server.store import conversations, cycles, feedback
+from server.store import adapters, conversations, cycles, feedback
 from server.store.feedback import NewFeedback
 from server.store.session import Store
 from server.store.tables import IdempotentAnswer
 from tests.server.store.conftest import Talk
+
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def test_one_user_has_one_live_vote_on_a_pair_and_history_stays(talk: Talk, store: Store) -> None:
@@ -64,6 +68,27 @@ def test_a_vote_on_somebody_elses_reply_is_answered_like_one_on_an_unknown_reply
             talk.vote(value=value, **asked)
         assert refused.value.code == code
     assert store.read(feedback.newest_seq) == 0
+
+
+@pytest.mark.parametrize("named", ["turn", "reply"])
+def test_a_pick_on_somebody_elses_turn_does_not_learn_that_it_exists(
+    talk: Talk, store: Store, named: str
+) -> None:
+    """It was answered `not_a_pair`, which told any client which turns of other clients there are."""
+    turn = talk.turn("ada", pair=False)
+    talk.turn("bob")
+    target = turn.turn_id if named == "turn" else turn.reply_ids[0]
+    find = lambda name: store.read(  # noqa: E731
+        lambda s: conversations.find_user(s, client_id=talk.client_id, name=name)
+    )
+    for stranger in ({"user_id": find("bob")}, {"client_id": "client_other"}):
+        with pytest.raises(NotFound) as refused:
+            talk.vote(target, **stranger)
+        assert refused.value.code == "unknown_comparison"
+    for owner in (None, find("ada")):
+        with pytest.raises(Conflict) as own:
+            talk.vote(target, user_id=owner)
+        assert own.value.code == "not_a_pair"
 
 
 def test_a_pick_needs_a_pair_that_shows_two_different_replies(talk: Talk, store: Store) -> None:
@@ -161,32 +186,32 @@ def test_labels_are_counted_without_skips_and_without_turns_kept_out_of_training
     assert (count(), count(after_seq=3), count(most=1), count(through_seq=2)) == (2, 1, 1, 0)
 
 
+def ran(store: Store, state: str, through: int) -> str:
+    """A cycle that read until `through` and made version 5."""
+    epoch = store.write(lambda s: cycles.acquire_lease(s, name="learner", holder="t"))
+    assert epoch is not None
+    asked = store.write(lambda s: cycles.request_cycle(s, segment="default", by="t"))
+    config = {"salt": "x", "collect": {"judge_share": 0.0}}
+    store.write(
+        lambda s: cycles.begin(
+            s, cycle_id=asked.id, epoch=epoch, champion=0, since=0, through=through, config=config
+        )
+    )
+    store.write(
+        lambda s: cycles.end_cycle(s, cycle_id=asked.id, epoch=epoch, state=state, reason="", version=5)
+    )
+    store.write(lambda s: cycles.release_lease(s, name="learner", epoch=epoch))
+    return asked.id
+
+
 def test_a_receipt_names_the_cycles_that_read_the_vote_and_only_those(talk: Talk, store: Store) -> None:
     kept, taken_back, later = (talk.vote(talk.turn(f"u{i}").comparison_id) for i in range(3))
     talk.retract(taken_back.id)
-    epoch = store.write(lambda s: cycles.acquire_lease(s, name="learner", holder="t"))
-    assert epoch is not None
-
-    def run(state: str, through: int) -> str:
-        asked = store.write(lambda s: cycles.request_cycle(s, segment="default", by="t"))
-        config = {"salt": "x", "collect": {"judge_share": 0.0}}
-        store.write(
-            lambda s: cycles.begin(
-                s, cycle_id=asked.id, epoch=epoch, champion=0, since=0, through=through, config=config
-            )
-        )
-        store.write(
-            lambda s: cycles.end_cycle(s, cycle_id=asked.id, epoch=epoch, state=state, reason="", version=5)
-        )
-        return asked.id
-
-    early, promoted = run("refused", 2), run("promoted", 4)
-    run("failed", 4)
+    early, promoted = ran(store, "refused", 2), ran(store, "promoted", 4)
+    ran(store, "failed", 4)
 
     def used(vote: feedback.Receipt) -> tuple[feedback.Use, ...]:
-        return store.read(
-            lambda s: feedback.receipt(s, client_id=talk.client_id, user_id=None, feedback_id=vote.id)
-        ).used_in
+        return talk.receipt(vote).used_in
 
     assert [(use.cycle, use.version, use.role) for use in used(kept)] == [
         (early, 5, "train"),
@@ -194,6 +219,53 @@ def test_a_receipt_names_the_cycles_that_read_the_vote_and_only_those(talk: Talk
     ]
     assert [use.cycle for use in used(taken_back)] == [early]
     assert [use.cycle for use in used(later)] == [promoted]
+
+
+def test_receipts_and_counts_agree_with_what_a_cycle_reads(talk: Talk, store: Store) -> None:
+    """Receipts named cycles that had dropped the vote, and the learner began cycles for votes that it dropped."""
+    pick_of = lambda **turn: talk.vote(talk.turn(**turn).comparison_id)  # noqa: E731
+    thumb_of = lambda **turn: talk.vote(talk.turn(**turn).reply_ids[0], "up")  # noqa: E731
+    void = talk.turn()
+    votes = [
+        *(vote(**turn) for vote in (pick_of, thumb_of) for turn in (
+            {}, {"train": False}, {"purpose": "pinned"}, {"state": "cancelled"}, {"state": "interrupted"},
+        )),
+        talk.vote(void.comparison_id), talk.vote(void.reply_ids[1], "down"),
+        talk.vote(talk.turn().comparison_id, "skip"),
+        thumb_of(template_hash="old"), thumb_of(pair=False), thumb_of(pair=False, state="cancelled"),
+    ]  # fmt: skip
+    store.write(lambda s: conversations.void_comparison(s, comparison_id=void.comparison_id or ""))
+    store.write(
+        lambda s: adapters.register(
+            s, version=5, segment="default", parent=0, cycle_id=None, path="p", manifest={"template_hash": "t"},
+            manifest_sha256="5", passed=True,
+        )
+    )  # fmt: skip
+    through = store.read(feedback.newest_seq)
+    ran(store, "promoted", through)
+    scope = Scope("default", since=0, through=through, until=FAR, salt="x", template_hash="t")
+    read = store.read(lambda s: collect(s, scope=scope, config=CollectConfig()))
+    seqs = {label.seq for label in (*read.comparisons, *read.thumbs)}
+    receipts = [talk.receipt(vote) for vote in votes]
+    named = {seq for seq, found in enumerate(receipts, start=1) if found.used_in}
+    assert named == seqs == {1, 6, 12, 15}
+    counted = store.read(lambda s: feedback.count_live_votes(s, segment="default"))
+    assert counted == len(seqs)
+
+
+def test_a_pick_on_a_pair_that_became_void_is_not_said_to_count(talk: Talk, store: Store) -> None:
+    """Given while the pair was still written: nobody could know yet that it would show nothing to choose between."""
+    turn = talk.turn()
+    vote = talk.vote(turn.comparison_id)
+    assert talk.receipt(vote).status == "counted"
+    store.write(lambda s: conversations.void_comparison(s, comparison_id=turn.comparison_id or ""))
+    found = talk.receipt(vote)
+    assert (found.status, found.used_in) == ("quarantined", ())
+    assert found.reason
+    ((row,), _) = store.read(lambda s: feedback.list_feedback(s, filters={}))
+    assert (row["status"], row["reason"]) == ("quarantined", found.reason)
+    talk.retract(vote.id)
+    assert talk.receipt(vote).status == "retracted"
 
 
 def test_a_user_keeps_its_role_under_one_salt_and_the_shares_hold() -> None:

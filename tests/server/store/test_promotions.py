@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_letters, digits
 from typing import Any, NamedTuple
 
 import pytest
@@ -201,10 +202,52 @@ def test_a_segment_without_a_champion_serves_defaults_even_when_pinned(
     kids.do("promote", version=1)
     assert serving() == 1
     kids.do("rollback")
-    assert serving() == 0
+    assert serving() == 2  # what served before, not the bare base that the segment never showed anybody
     with pytest.raises(NotFound) as unknown:
         Registry(store, "nowhere").do("pin")
     assert unknown.value.code == "unknown_segment"
+
+
+def test_the_first_promotion_of_a_segment_replaces_what_served_there(
+    registry: Registry, store: Store
+) -> None:
+    """It was written as replacing the bare base, and a rollback then served the bare base to everybody."""
+    store.write(lambda s: adapters.ensure_segment(s, "kids"))
+    registry.do("promote", version=2)
+    kids = Registry(store, "kids")
+    pin = kids.do("pin")
+    assert (pin.version, pin.previous) == (2, 2)
+    registry.do("promote", version=3)
+    assert kids.lane.champion == 3
+    first = kids.do("promote", version=1)
+    assert (first.version, first.previous) == (1, 3)
+    assert kids.do("rollback").version == 3
+    assert kids.refused("rollback") == "nothing_to_roll_back"
+    assert kids.do("rollforward").version == 1
+
+
+def test_a_rollback_to_the_champion_itself_is_refused(registry: Registry) -> None:
+    """It wrote a row that changed nothing but held the segment."""
+    for version in (1, 2, 1):
+        registry.do("promote", version=version)
+    assert registry.refused("rollback", to=1) == "already_champion"
+    assert (registry.lane.seq, registry.lane.held) == (3, False)
+    assert registry.do("rollback", to=0).version == 0
+
+
+def test_a_version_that_no_server_could_load_is_rejected_and_not_retired(
+    registry: Registry, store: Store
+) -> None:
+    state = lambda v: store.read(lambda s: adapters.adapter_state(s, adapters.get_adapter(s, v)))  # noqa: E731
+    for version in (1, 2):
+        registry.do("promote", version=version)
+    store.write(lambda s: adapters.record_check(s, version=2, outcome="rejected", detail="checksum"))
+    registry.do("rollback")
+    assert (state(1), state(2)) == ("champion", "rejected")
+    store.write(lambda s: adapters.record_check(s, version=1, outcome="verified", detail=""))
+    store.write(lambda s: adapters.record_check(s, version=1, outcome="rejected", detail="the disk decayed"))
+    registry.do("rollback")
+    assert state(1) == "retired"
 
 
 def test_a_version_rejected_at_load_is_not_promoted_by_anybody(registry: Registry, store: Store) -> None:
@@ -238,3 +281,5 @@ def test_the_log_is_listed_newest_first_page_by_page(registry: Registry, store: 
     rest, end = store.read(lambda s: adapters.list_promotions(s, segment="default", limit=2, cursor=cursor))
     assert [row.version for row in first + rest] == [3, 2, 1]
     assert end is None
+    assert cursor is not None
+    assert not set(cursor) - set(ascii_letters + digits + "-._~:"), "it must stand in an address as it is"
