@@ -31,7 +31,7 @@ class CollectConfig(_Group):
     min_labels: int = 200
     """Live picks and thumbs below which a cycle does not start training."""
     half_life_days: float = 30.0
-    """Age, measured back from the newest vote, at which a vote weighs half."""
+    """Age, measured back from the newest vote that is not from the future, at which a vote weighs half."""
     user_cap_votes: float = 5.0
     """Full-weight votes that every user has; more are shared out as `min(1, cap / n)`."""
     user_cap_median: float = 1.5
@@ -107,7 +107,7 @@ class PpoConfig(_Group):
     value_lr_factor: float = 3.0
     """The critic's rate over the policy's."""
     warmup_steps: int = 2
-    """First steps on which only the critic learns, when it starts afresh."""
+    """First steps on which only the critic learns: it starts afresh in every cycle."""
     kl_coef: float = 0.25
     """Price of one nat from the bare base, in standard deviations of base scores. With scores that are normal over
     the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.25 allows 8, 0.05 would allow 200."""
@@ -116,7 +116,7 @@ class PpoConfig(_Group):
     kl_horizon: int = 10
     """Controller's horizon in rollout batches."""
     kl_stop: float = 2.5
-    """Training ends when KL per response exceeds this many targets."""
+    """Training ends when KL per response exceeds this many targets, and the champion's own by more than one."""
     inner_stop: float = 0.02
     """Passes over a batch end when mean 0.5·(Δ log prob)² per token exceeds this."""
     clip: float = 0.2
@@ -167,7 +167,7 @@ class GateConfig(_Group):
     refit_share: float = 0.8
     """Share of refits that must prefer the candidate."""
     prompts: int = 200
-    """Held-out prompts on which candidate and base are compared."""
+    """Replies to held-out prompts on which candidate and champion are compared; each prompt counts once."""
     confidence: float = 0.9
     """Level of the one-sided lower bound over prompts."""
     max_kl: float = 12.0

@@ -129,6 +129,7 @@ def ppo(work: Work) -> dict[str, Any]:
             seed=work.cycle.seed,
             progress=work.watch,
             check=work.watch.raise_if_asked,
+            fence=work.tenure.check,
         )
     if not candidates:
         raise Unfit("PPO ended before the policy had moved: the cycle is too short for its warm-up")

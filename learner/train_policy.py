@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from server.scoring import RewardModel
 
 logger = logging.getLogger(__name__)
 
+TINIEST = sys.float_info.min
 Progress = Callable[[float, dict[str, float]], None]
 
 
@@ -43,11 +46,13 @@ def train_policy(
     seed: int,
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
+    fence: Callable[[], None] | None = None,
 ) -> list[Candidate]:
     """Move the champion's adapter (a fresh one for None) towards the reward; returns the candidates in order.
 
     `reward.peft_model` holds the reward adapters on this very base. `workdir` keeps state and candidates; called
-    again with the same arguments it goes on where it stopped. `check` is called at every step and may raise.
+    again with the same arguments it goes on where it stopped. `check` is called at every step and `fence` before
+    every write; either may raise.
     Raises TrainingFailed when sampler and trainer disagree, or a number is no longer finite.
     """
     if config.threads:
@@ -77,11 +82,13 @@ def train_policy(
             numbers |= update_policy(base, peft_model, state, rollout, advantages, config, seed=seed)
         # 4. Look at what happened, steer the KL price, stop if it ran away.
         numbers |= _statistics(rollout, returns, state, config)
-        _steer(state, numbers["kl"], config)
+        state.history.append({"step": float(state.step + 1), **numbers})
+        _steer(state, config)
         state.step += 1
-        state.history.append({"step": float(state.step), **numbers})
         # 5. Leave a candidate behind.
         if state.step % config.checkpoint_every == 0 or state.step == config.steps or state.stopped:
+            if fence:
+                fence()
             checkpoint(state, peft_model, workdir, base_id=base.base_id)
         if progress:
             progress(state.step / config.steps, {k: numbers[k] for k in ("score", "kl", "length")})
@@ -144,7 +151,10 @@ def _draw_prompts(prompts: Sequence[PromptRow], count: int, *, seed: int, step: 
     rng = random.Random(mix(seed, step))
     drawn: list[PromptRow] = []
     while len(drawn) < count:
-        keys = [(rng.random() ** (1 / max(p.weight, 1e-9)), i) for i, p in enumerate(prompts)]
+        # Logarithms of their u^(1/w), which keeps its order where the power itself would be 0 for every small w.
+        keys = [
+            (math.log(rng.random() or TINIEST) / max(p.weight, TINIEST), i) for i, p in enumerate(prompts)
+        ]
         keys.sort(reverse=True)
         drawn.extend(prompts[i] for _, i in keys[: count - len(drawn)])
     return drawn
@@ -184,8 +194,17 @@ def _statistics(rollout: Rollout, returns: Tensor, state: PolicyState, config: P
     }
 
 
-def _steer(state: PolicyState, kl: float, config: PpoConfig) -> None:
+def _steer(state: PolicyState, config: PpoConfig) -> None:
+    """Set the price of the next nat, and stop where the policy ran away.
+
+    It begins wherever the champion stands, which the gate lets be farther out than a run from the base may go: what
+    counts as running away is measured from there too, and nothing can run before the policy has moved.
+    """
+    kl = state.history[-1]["kl"]
     state.controller = state.controller.updated(kl, config.rollouts)
-    if config.kl_target is not None and kl > config.kl_stop * config.kl_target:
-        state.stopped = f"{kl:.1f} nats from the base"
+    if config.kl_target is None or state.step < config.warmup_steps:
+        return
+    begun_at = state.history[0]["kl"]
+    if kl > max(config.kl_stop * config.kl_target, begun_at + config.kl_target):
+        state.stopped = f"{kl:.1f} nats from the base, begun at {begun_at:.1f}"
         logger.warning("PPO stops at step %d: %s", state.step + 1, state.stopped)

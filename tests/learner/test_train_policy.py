@@ -1,6 +1,6 @@
 """PPO end to end on a tiny random base: it learns the obvious, resumes to the byte, and notices foul play."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from learner.dataset import PromptRow
 from learner.policy_state import Candidate, learning_rate
 from learner.policy_update import TrainingFailed
 from learner.rollout import POLICY, Rollout, generate, reply_logprobs
-from learner.train_policy import train_policy
+from learner.train_policy import _draw_prompts, train_policy
 from server.modeling import Ids, load_adapter, new_adapter, use_adapter
 from server.scoring import RewardModel, Scores
-from tests.fakes import tiny_llama
+from tests.fakes import random_adapter, tiny_llama
 
 CONFIG = replace(
     LearnerConfig.profile("tiny").ppo,
@@ -136,6 +136,55 @@ def test_a_sampler_that_is_not_the_trainer_fails_the_run(
 def test_the_run_stops_when_the_policy_leaves_the_base_too_fast(tmp_path: Path) -> None:
     found = run(tmp_path, replace(CONFIG, steps=30, kl_target=0.01, learning_rate=3e-2))
     assert found[-1].step < 30
+
+
+def far_champion(folder: Path) -> Path:
+    """An adapter of the trained shape that has left the base by many times what a run may."""
+    base = tiny_llama()
+    return random_adapter(base, folder, seed=1, rank=CONFIG.rank, strength=0.5)
+
+
+def test_a_champion_far_from_the_base_can_still_be_trained(tmp_path: Path) -> None:
+    """The gate lets a champion stand farther out than a run from the base may go: every cycle after it stopped in
+    its warm-up, left no candidate and failed, for ever."""
+    config = replace(CONFIG, steps=4, warmup_steps=2, kl_target=1.5, learning_rate=1e-6)
+    found = go_on_from(far_champion(tmp_path / "far"), config, tmp_path / "ppo")
+    assert [c.step for c in found] == [4]
+    assert found[-1].metrics["kl"] > config.kl_stop * 1.5
+
+
+def test_a_run_from_a_far_champion_stops_when_it_goes_much_farther(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=30, warmup_steps=1, kl_target=0.01, learning_rate=3e-2)
+    found = go_on_from(far_champion(tmp_path / "far"), config, tmp_path / "ppo")
+    assert 1 < found[-1].step < 30
+
+
+def test_nothing_is_written_once_the_folder_is_somebody_else_s(tmp_path: Path) -> None:
+    """A learner that slept past its lease wakes in the middle of a step: the next holder works in that folder."""
+
+    def fence() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        go_on_from(None, CONFIG, tmp_path / "ppo", fence=fence)
+    assert list((tmp_path / "ppo").iterdir()) == []
+
+
+def test_prompts_of_tiny_weights_are_still_drawn_by_weight() -> None:
+    """Their u^(1/w) is 0 for all of them, and then the order of the list decided."""
+    prompts = [PromptRow((i,), weight=1e-5 if i < 100 else 3e-5) for i in range(200)]
+    drawn = [p.token_ids[0] for step in range(50) for p in _draw_prompts(prompts, 10, seed=1, step=step)]
+    heavy = sum(i >= 100 for i in drawn) / len(drawn)
+    assert heavy == pytest.approx(0.75, abs=0.08)
+    assert len(set(drawn)) > 150
+
+
+def go_on_from(
+    champion: Path | None, config: PpoConfig, workdir: Path, *, fence: Callable[[], None] | None = None
+) -> list[Candidate]:
+    base = tiny_llama()
+    reward = Obvious(new_adapter(base.model, "reward0", rank=2, alpha=4, seed=5), ("reward0",), ())
+    return train_policy(base, reward, PROMPTS, champion, config, workdir=workdir, seed=3, fence=fence)
 
 
 def test_a_champion_is_gone_on_from(tmp_path: Path) -> None:
