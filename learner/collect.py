@@ -44,7 +44,7 @@ class Scope:
     through: int
     """Newest `seq` that is read, retractions included."""
     until: datetime
-    """Turns begun later than this give no prompts."""
+    """When the cycle was asked for: turns begun later give no prompts, and no vote is newer than this."""
     salt: str
     """Decides which users train and which judge."""
     template_hash: str
@@ -63,7 +63,8 @@ class Vote(NamedTuple):
 
 
 class Voter(NamedTuple):
-    """Whose a vote is. All anonymous voters of a client share one voice."""
+    """Whose a vote is. All anonymous voters of a client share one voice, since nobody can tell whether they are many:
+    together they are one person to every weight, role and fold."""
 
     voice: str
     role: Role
@@ -79,8 +80,8 @@ def collect(session: Session, *, scope: Scope, config: CollectConfig) -> Dataset
         voters.meet(vote.user_id for vote in batch)
         found += _look_up(session, batch, scope=scope, voters=voters, counts=counts)
     weights = fair_weights(
-        [voters[vote.user_id].voice for vote, _ in found],
-        decay([vote.at for vote, _ in found], half_life_days=config.half_life_days),
+        [label.user for _, label in found],
+        decay([vote.at for vote, _ in found], until=scope.until, half_life_days=config.half_life_days),
         least_cap=config.user_cap_votes,
         cap_of_median=config.user_cap_median,
         max_share=config.user_cap_share,
@@ -137,7 +138,7 @@ def _look_up(
             counts[why] += 1
             continue
         examples = [Example(prompts[reply.turn_id], tuple(reply.token_ids)) for reply in about]
-        found.append((vote, _label(vote, examples, voters[vote.user_id].role)))
+        found.append((vote, _label(vote, examples, voters[vote.user_id])))
     session.expunge_all()  # a million votes must not leave a million rows in the session
     return found
 
@@ -157,11 +158,11 @@ def _unfit(turn: t.Turn, replies: list[t.Reply], pair: t.Comparison | None, temp
     return None
 
 
-def _label(vote: Vote, examples: list[Example], role: Role) -> Comparison | Thumb:
+def _label(vote: Vote, examples: list[Example], voter: Voter) -> Comparison | Thumb:
     if vote.kind == "thumb":
-        return Thumb(examples[0], vote.value == "up", vote.user_id, role, seq=vote.seq)
+        return Thumb(examples[0], vote.value == "up", voter.voice, voter.role, seq=vote.seq)
     first, second = examples
-    return Comparison(first, second, Outcome(vote.value), vote.user_id, role, seq=vote.seq)
+    return Comparison(first, second, Outcome(vote.value), voter.voice, voter.role, seq=vote.seq)
 
 
 class _Voters(dict[str, Voter]):
@@ -176,7 +177,7 @@ class _Voters(dict[str, Voter]):
     def meet(self, user_ids: Iterable[str]) -> None:
         for row in _rows(self._session, t.EndUser, col(t.EndUser.id), set(user_ids) - self.keys()):
             voice = f"anonymous of {row.client_id}" if row.anonymous else row.id
-            role = feedback.role_of(row.id, salt=self._salt, judge_share=self._judge_share)
+            role = feedback.role_of(voice, salt=self._salt, judge_share=self._judge_share)
             self[row.id] = Voter(voice, Role(role))
 
 
@@ -206,7 +207,7 @@ def _prompts(
     return tuple(
         row
         for group, share in zip((recent, older), shares, strict=True)
-        for row in _weighed(group, share=share, voters=voters)
+        for row in _weighed(group, share=share)
     )
 
 
@@ -244,12 +245,13 @@ def _rendered(
             if ids and mark not in seen:
                 seen.add(mark)
                 most -= 1
-                yield PromptRow(ids, turn.id, turn.user_id, voters[turn.user_id].role)
+                voter = voters[turn.user_id]
+                yield PromptRow(ids, turn.id, voter.voice, voter.role)
         session.expunge_all()
 
 
-def _weighed(rows: list[PromptRow], *, share: float, voters: _Voters) -> list[PromptRow]:
-    weights = scaled_to(inverse_frequency([voters[row.user].voice for row in rows]), total=share)
+def _weighed(rows: list[PromptRow], *, share: float) -> list[PromptRow]:
+    weights = scaled_to(inverse_frequency([row.user for row in rows]), total=share)
     return [replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """What a cycle learns from, as plain values: comparisons, thumbs and prompts, already counted and weighted.
 
-Made by `learner.collect`, read by the reward model, PPO and the judge. Holds token ids and user keys, no text, and
-knows nothing of the store.
+Made by `learner.collect`, read by the reward model, PPO and the judge. Holds token ids and voices (a user, or all the
+anonymous ones of a client together), no text, and knows nothing of the store.
 """
 
 from __future__ import annotations

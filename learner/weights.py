@@ -1,7 +1,8 @@
 """How much each vote counts: nobody is heard more than a fair share, and old votes fade. Pure arithmetic.
 
 Knows voices (strings), times and masses; nothing of the record, of tensors or of what a vote said. Ages are
-measured from the newest vote, never from the wall clock, so that the same record always weighs the same.
+measured from the newest vote that a cycle can have seen, never from the wall clock, so that the same record always
+weighs the same.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ SPREAD = 1.5
 """Among few voices, each may hold this many times an even share."""
 
 
-def decay(times: Sequence[datetime], *, half_life_days: float) -> list[float]:
-    """2^(-age / half-life) of each vote, its age counted from the newest of them."""
+def decay(times: Sequence[datetime], *, until: datetime, half_life_days: float) -> list[float]:
+    """2^(-age / half-life) of each vote, its age counted from the newest of them.
+
+    A vote from after `until` was stamped by a clock that ran ahead: it counts as cast then, and makes none older.
+    """
     if not times:
         return []
+    times = [min(at, until) for at in times]
     newest = max(times)
     return [0.5 ** ((newest - at).total_seconds() / (half_life_days * 86_400)) for at in times]
 

@@ -187,6 +187,18 @@ def test_anonymous_voters_of_a_client_share_one_voice(record: Record) -> None:
     assert nameless <= 1.5 / 11 * total * (1 + 1e-9)
 
 
+def test_anonymous_voters_of_a_client_are_one_person_to_roles_and_folds(record: Record) -> None:
+    """Each of their conversations was a person of its own: one script without a name trained and judged at once."""
+    for n in range(30):
+        turn = record.turn(None, [n + 1], [2], [3])
+        record.pick(turn, "first")
+        record.thumb(turn, "up")
+    found = gather(record)
+    labels = (*found.comparisons, *found.thumbs, *found.prompts)
+    assert len({(label.user, label.role) for label in labels}) == 1
+    assert found.counts["users"] == 1
+
+
 def test_votes_fade_by_their_own_times(record: Record, store: Store) -> None:
     old = record.thumb(record.turn("ada", [1], [2]), "up")
     record.thumb(record.turn("bob", [3], [4]), "up")

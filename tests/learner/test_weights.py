@@ -18,14 +18,21 @@ def shares(voices: list[str], weights: list[float]) -> dict[str, float]:
 
 
 def test_a_vote_one_half_life_older_than_the_newest_counts_half() -> None:
-    assert decay([NOON - timedelta(days=30), NOON], half_life_days=30) == [0.5, 1.0]
+    assert decay([NOON - timedelta(days=30), NOON], until=NOON, half_life_days=30) == [0.5, 1.0]
 
 
 def test_age_is_counted_from_the_newest_vote_and_not_from_today() -> None:
     """The same votes read a year later must train the same adapter."""
     times = [NOON - timedelta(days=d) for d in (0, 10, 20)]
     shifted = [at + timedelta(days=365) for at in times]
-    assert decay(times, half_life_days=30) == decay(shifted, half_life_days=30)
+    later = NOON + timedelta(days=366)
+    assert decay(times, until=later, half_life_days=30) == decay(shifted, until=later, half_life_days=30)
+
+
+def test_a_vote_from_the_future_makes_no_other_vote_old() -> None:
+    """One client's clock ran ahead by ten years: every other vote weighed 2^-120, and nothing could be learned."""
+    times = [NOON - timedelta(days=30), NOON, NOON + timedelta(days=3650)]
+    assert decay(times, until=NOON, half_life_days=30) == [0.5, 1.0, 1.0]
 
 
 def test_water_is_poured_to_the_hand_worked_level() -> None:
@@ -72,7 +79,7 @@ def test_one_user_alone_is_still_heard() -> None:
 
 def test_no_votes_weigh_nothing() -> None:
     assert fair_weights([], []) == []
-    assert decay([], half_life_days=30) == []
+    assert decay([], until=NOON, half_life_days=30) == []
 
 
 def test_each_voice_has_one_unit_of_prompts() -> None:
