@@ -32,7 +32,7 @@ def acquire_lease(session: Session, *, name: str, holder: str, seconds: float = 
     """The new epoch, or None while somebody else's lease runs."""
     row = _row(session, name)
     at = database_now(session)
-    if row is not None and row.expires_at > at:
+    if row is not None and at < row.expires_at and not _is_from_the_future(row, at):
         return None
     if row is None:
         row = Lease(name=name, holder=holder, epoch=0, heartbeat_at=at, expires_at=at)
@@ -43,6 +43,12 @@ def acquire_lease(session: Session, *, name: str, holder: str, seconds: float = 
     session.add(row)
     session.flush()
     return row.epoch
+
+
+def _is_from_the_future(row: Lease, at: datetime) -> bool:
+    """Whether it runs for longer than any holder could have taken it for: the clock was set back since, and nobody
+    should wait until it gets there again. A holder that lives renews it by the new clock within a heartbeat."""
+    return row.expires_at - at > 2 * (row.expires_at - row.heartbeat_at)
 
 
 def renew_lease(session: Session, *, name: str, epoch: int, seconds: float = 30) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from server.errors import Conflict
 from server.store import cycles
+from server.store.ids import now
 from server.store.session import Store
-from server.store.tables import Cycle
+from server.store.tables import Cycle, Lease
 
 
 def acquire(store: Store, *, seconds: float = 30) -> int | None:
@@ -55,6 +58,20 @@ def test_a_renewed_lease_outlives_its_first_term(store: Store) -> None:
     assert store.write(lambda s: cycles.renew_lease(s, name="learner", epoch=epoch, seconds=30))
     time.sleep(0.4)
     store.write(lambda s: cycles.assert_epoch(s, name="learner", epoch=epoch))
+
+
+def test_a_lease_from_a_clock_that_was_set_back_does_not_lock_everybody_out(store: Store) -> None:
+    """The machine came up a year ahead, a learner took the lease and died, and the clock was put right."""
+    first = acquire(store)
+    assert first is not None
+    ahead = timedelta(days=365)
+    store.write(
+        lambda s: s.execute(
+            update(Lease).values(heartbeat_at=now() + ahead, expires_at=now() + ahead + timedelta(seconds=30))
+        ).rowcount
+    )
+    assert acquire(store) == first + 1
+    assert acquire(store) is None
 
 
 @pytest.mark.parametrize(
