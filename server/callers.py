@@ -66,6 +66,15 @@ class Caller:
             raise Forbidden("This session speaks for another user.", code="other_user", param="user")
         return self.user
 
+    def lane(self, segment: str) -> str:
+        """The segment that this request is about. Raises Forbidden when a session names one that is not its own.
+
+        `default` is what clients write that know of no segments: in a session it is the session's own.
+        """
+        if self.segment is None or segment in (self.segment, "default"):
+            return self.segment or segment
+        raise Forbidden("This session belongs to another segment.", param="model")
+
 
 class Remembered(Generic[T]):
     """Answers of a slow question, each kept for two seconds and asked only once at a time."""

@@ -111,6 +111,8 @@ class Serving:
         self._loading = asyncio.Lock()
         self._nudged = asyncio.Event()
         self._settled = asyncio.Condition()
+        self._readings = self._read = 0
+        """Readings of the log that have begun, and the last one that every segment was settled by."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- following the log ---------------------------------------------------------------------------------
@@ -148,8 +150,10 @@ class Serving:
     async def _settle_all(self) -> None:
         """Bring every segment to the version that the log names. One at a time: an older reading must not win."""
         async with self._settling:
+            self._readings += 1
             wanted = await self.store.read_async(_read_wanted)
             await asyncio.gather(*(self._settle(lane) for lane in wanted))
+            self._read = self._readings
         async with self._settled:
             self._settled.notify_all()
         await self._evict()
@@ -243,17 +247,13 @@ class Serving:
         if len(self._idle()) > self.keep_resident:
             self._spawn(self._evict())
 
-    async def wait_serving(self, segment: str, seq: int, *, patience: float) -> Post:
-        """The segment's post once it has seen row `seq`, or as it is when the time is up."""
-
-        def seen() -> bool:
-            post = self._posts.get(segment)
-            return post is not None and post.wanted.own_seq >= seq
-
+    async def wait_serving(self, segment: str, *, patience: float) -> Post:
+        """The segment's post once the record was read anew, or as it is when the time is up."""
+        next_reading = self._readings + 1  # one that runs may have read before the caller wrote
         self.nudge()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience), self._settled:
-                await self._settled.wait_for(seen)
+                await self._settled.wait_for(lambda: self._read >= next_reading)
         return await self.post(segment)
 
     # --- what the engine holds -----------------------------------------------------------------------------

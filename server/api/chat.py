@@ -13,11 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from server.api import envelope, sse
 from server.api.deps import Chatting, Operator, Parts, PartsDep
+from server.api.models import unknown_version
 from server.api.schemas import PINNED, ChatBody
 from server.callers import Caller
 from server.chat import Ask
 from server.errors import Forbidden, HoneError
-from server.store import conversations
+from server.store import adapters, conversations
 from server.turn import LiveTurn
 
 router = APIRouter(tags=["chat"])
@@ -27,7 +28,9 @@ STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 @router.post("/v1/chat/completions")
 async def complete(request: Request, body: ChatBody, caller: Chatting, parts: PartsDep) -> Response:
     """Answer a conversation, with one reply or two."""
-    turn = await parts.chat.begin(to_ask(body, caller, parts))
+    ask = to_ask(body, caller, parts)
+    await refuse_strangers(ask, parts)
+    turn = await parts.chat.begin(ask)
     decoder = parts.renderer if body.logprobs else None
     headers = {"X-Hone-Turn-Id": turn.id}
     if not turn.streams:
@@ -72,16 +75,22 @@ def to_ask(body: ChatBody, caller: Caller, parts: Parts) -> Ask:
 def segment_of(body: ChatBody, caller: Caller) -> tuple[str, int | None]:
     """`default`, or for operators `default@13`."""
     pinned = PINNED.fullmatch(body.model)
-    segment = pinned["segment"] if pinned else body.model
-    if caller.segment is not None and segment != caller.segment:
-        if segment != "default":
-            raise Forbidden("This session belongs to another segment.", param="model")
-        segment = caller.segment
+    segment = caller.lane(pinned["segment"] if pinned else body.model)
     if pinned is None:
         return segment, None
     if not caller.may("operator"):
         raise Forbidden("Naming a version needs the scope `operator`.", param="model")
     return segment, int(pinned["version"])
+
+
+async def refuse_strangers(ask: Ask, parts: Parts) -> None:
+    """Raises NotFound (`unknown_version`) for a named version that is unknown or another segment's."""
+    version = ask.pinned
+    if version is None or await parts.store.read_async(
+        lambda session: adapters.may_answer(session, version, segment=ask.segment)
+    ):
+        return
+    raise unknown_version(f"{ask.segment}@{version}")
 
 
 async def finish_or_leave(request: Request, turn: LiveTurn) -> None:

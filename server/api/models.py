@@ -19,13 +19,14 @@ router = APIRouter(tags=["chat"])
 
 @router.get("/v1/models")
 async def models(caller: AnyCaller, parts: PartsDep) -> Response:
-    """Segments; for operators also every version that can be named."""
-    rows = await segments_as_models(parts, parts.serving.posts())
+    """Segments, in a session its own; for operators also every version that can be named."""
+    posts = [post for post in parts.serving.posts() if caller.segment in (None, post.wanted.segment)]
+    rows = await segments_as_models(parts, posts)
     if caller.may("operator"):
         rows += await parts.store.read_async(
             lambda session: [version_as_model(row) for row in adapters.list_adapters(session)]
         )
-    return envelope.answer({"object": "list", "data": rows})
+    return envelope.answer({"object": "list", "data": rows, "next_cursor": None})
 
 
 @router.get("/v1/models/{name}")
@@ -33,7 +34,7 @@ async def model(name: str, caller: AnyCaller, parts: PartsDep) -> Response:
     """One of them. A version that only operators may name is unknown to everybody else."""
     pinned = PINNED.fullmatch(name)
     if pinned is None:
-        (row,) = await segments_as_models(parts, [await parts.serving.post(name)])
+        (row,) = await segments_as_models(parts, [await parts.serving.post(caller.lane(name))])
         return envelope.answer(row)
     if not caller.may("operator"):
         raise unknown_version(name)

@@ -77,13 +77,14 @@ Id = Annotated[Text, StringConstraints(min_length=1, max_length=80)]
 Version = Annotated[int, Field(ge=0, lt=2**31)]
 PINNED = re.compile(r"(?P<segment>[^@]+)@(?P<version>[0-9]{1,9})")
 """A `model` that names a version of a segment: `default@13`."""
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_utc)]
+"""JSON has no moments of its own: text in any body, also a strict one."""
 
 
 class Body(BaseModel):
-    """A request that says nothing but what is written down here."""
+    """A request that says nothing but what is written down here, in JSON's own types: "5" and true are no numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 # --- chat --------------------------------------------------------------------------------------------------
@@ -109,8 +110,9 @@ class ChatBody(BaseModel):
     """OpenAI's chat request, and Hone's `candidates` and `conversation_id`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    model: Annotated[Text, StringConstraints(min_length=1, max_length=100)] = "default"
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    model: Annotated[Text, StringConstraints(min_length=1, max_length=100), _or("default")] = "default"
+    messages: Annotated[list[Message], Field(min_length=1)]
+    """The size of the body bounds their number: OpenAI names no other limit."""
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -125,7 +127,7 @@ class ChatBody(BaseModel):
         ]
         | None
     ) = None
-    seed: Annotated[int, Field(ge=-(2**62), lt=2**62)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -230,7 +232,9 @@ class SegmentBody(Body):
     rollout: Literal["manual", "gate"] | None = None
     pairing: PairingBody | None = None
     length: Literal["taste", "nuisance"] | None = None
-    objectives: dict[Literal["votes"], Annotated[float, Field(gt=0, le=100)]] | None = None
+    objectives: (
+        Annotated[dict[Literal["votes"], Annotated[float, Field(gt=0, le=100)]], Field(min_length=1)] | None
+    ) = None
 
 
 class CycleBody(Body):

@@ -6,7 +6,7 @@ a moment for the follower, to say whether the new version already serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -46,14 +46,14 @@ async def put(name: SegmentName, body: SegmentBody, caller: Operator, parts: Par
 
     def work(session: Session) -> dict[str, Any]:
         adapters.ensure_segment(session, name)
-        changes = body.model_dump(exclude_none=True)
+        changes = body.model_dump(exclude_none=True, exclude_unset=True)
         row = adapters.update_segment(session, name, **changes)
         keys.audit(session, actor=caller.actor, action="segment.put", target=name, detail=changes)
         return shown(session, row)
 
     row = await parts.store.write_async(work)
-    parts.serving.nudge()
-    return envelope.answer(row)
+    post = await parts.serving.wait_serving(name, patience=SERVING_SECONDS)
+    return envelope.answer(row | now_serving(post))
 
 
 @router.post("/v1/segments/{name}/promote")
@@ -162,19 +162,20 @@ async def move(
     caller: Caller,
     name: str,
     action: str,
-    expecting: int | None,
+    expecting: Sequence[int],
     work: Callable[[Session], Promotion],
 ) -> Response:
     """Write one move and its audit line, then say whether it already serves."""
 
     def write(session: Session) -> dict[str, Any]:
-        adapters.expect(session, name, expecting)
+        for champion in expecting:
+            adapters.expect(session, name, champion)
         row = moved(work(session))
         keys.audit(session, actor=caller.actor, action=f"segment.{action}", target=name, detail=row)
         return row
 
     row = await parts.store.write_async(write)
-    post = await parts.serving.wait_serving(name, row["seq"], patience=SERVING_SECONDS)
+    post = await parts.serving.wait_serving(name, patience=SERVING_SECONDS)
     return envelope.answer(row | now_serving(post, seq=row["seq"]))
 
 
@@ -187,14 +188,18 @@ def now_serving(post: Post | None, *, seq: int = 0) -> dict[str, Any]:
     return {"serving": False, "pending": post.trouble or "loading"}
 
 
-def expected(body: MoveBody, if_match: str | None) -> int | None:
-    """The champion that the operator had in view: the body's, else `If-Match: "12"`. Raises Invalid when it is none."""
-    if body.expecting is not None or if_match is None:
-        return body.expecting
+def expected(body: MoveBody, if_match: str | None) -> list[int]:
+    """The champion that the operator had in view, as the body and `If-Match: "12"` say it: neither may be stale.
+
+    Raises Invalid for a header that names no version.
+    """
+    said = [] if body.expecting is None else [body.expecting]
+    if if_match is None:
+        return said
     text = if_match.strip().removeprefix("W/").strip('"').removeprefix("v")
     if not text.isdecimal() or len(text) > LONGEST_VERSION:
         raise Invalid('If-Match must name a version, as in `"12"`', param="If-Match")
-    return int(text)
+    return [*said, int(text)]
 
 
 def moved(row: Promotion) -> dict[str, Any]:
@@ -220,7 +225,7 @@ def shown(session: Session, row: Segment) -> dict[str, Any]:
     lane = adapters.lane(session, row.name)
     return {
         "name": row.name,
-        "champion": adapters.serving_version(session, row.name),
+        "champion": lane.champion,
         "pinned": lane.pinned,
         "held": lane.held,
         "rollout": row.rollout,

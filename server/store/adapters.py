@@ -21,8 +21,9 @@ from server.store.tables import Adapter, AdapterCheck, Counter, FeedbackEvent, P
 
 __all__ = [
     "Adapter", "Lane", "adapter_state", "checks", "ensure_segment", "expect", "get_adapter", "has_segment", "history",
-    "lane", "lineage", "list_adapters", "list_promotions", "list_segments", "pin", "promote", "record_check",
-    "register", "reserve_version", "rollback", "rollforward", "serving_version", "unpin", "update_segment", "votes_on",
+    "lane", "lineage", "list_adapters", "list_promotions", "list_segments", "may_answer", "pin", "promote",
+    "record_check", "register", "reserve_version", "rollback", "rollforward", "serving_version", "unpin",
+    "update_segment", "votes_on",
 ]  # fmt: skip
 HELD_VOTES = 300
 """Live votes after a rollback that a version must have been trained on, to be promoted without an `unpin`."""
@@ -133,6 +134,12 @@ def get_adapter(session: Session, version: int) -> Adapter:
     if row is None:
         raise NotFound(f"There is no version {version}.", code="unknown_version", param="version")
     return row
+
+
+def may_answer(session: Session, version: int, *, segment: str) -> bool:
+    """Whether a version is known and the segment's own or `default`'s; the bare base is everybody's."""
+    row = session.get(Adapter, version)
+    return version == 0 if row is None else row.segment in (segment, DEFAULT)
 
 
 def list_adapters(session: Session, *, segment: str | None = None) -> list[Adapter]:
@@ -280,13 +287,8 @@ def list_promotions(
 
 def _refuse_strangers(session: Session, segment: str, version: int) -> None:
     """What nobody may promote, operators included."""
-    if version == 0:
-        return
-    row = get_adapter(session, version)
-    if row.segment not in (segment, DEFAULT):
-        raise NotFound(
-            f"v{version} belongs to the segment {row.segment!r}.", code="unknown_version", param="version"
-        )
+    if not may_answer(session, version, segment=segment):
+        raise NotFound(f"{segment!r} has no version {version}.", code="unknown_version", param="version")
     if _was_rejected(session, version):
         raise Conflict(f"v{version} was rejected by the server that loaded it.", code="version_rejected")
 

@@ -169,9 +169,9 @@ def may_train(template_hash: str | None) -> tuple[ColumnElement[bool], ...]:
     vote is about is whole and of no pinned version; a pair shows two different ones.
     """
     first, second, rated = (aliased(Reply) for _ in range(3))
-    turn = [Turn.id == FeedbackEvent.turn_id, col(Turn.train).is_(True)]
+    turn = [col(Turn.id) == FeedbackEvent.turn_id, col(Turn.train).is_(True)]
     if template_hash is not None:
-        turn.append(Turn.template_hash == template_hash)
+        turn.append(col(Turn.template_hash) == template_hash)
     compared = exists().where(
         col(Comparison.id) == FeedbackEvent.target_id,
         col(Comparison.state) != "void",

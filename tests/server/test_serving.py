@@ -77,8 +77,8 @@ class House:
 
     async def serve(self, version: int, segment: str = "default") -> int:
         """Promote as another process would, and wait for the follower."""
-        seq = await asyncio.to_thread(self.promote, version, segment)
-        post = await self.serving.wait_serving(segment, seq, patience=5)
+        await asyncio.to_thread(self.promote, version, segment)
+        post = await self.serving.wait_serving(segment, patience=5)
         return post.version
 
 
@@ -144,8 +144,8 @@ def test_a_rollback_to_a_resident_version_loads_nothing(tmp_path: Path) -> None:
         await at.serve(first)
         await at.serve(second)
         before = list(at.engine.loaded)
-        seq = at.store.write(lambda s: adapters.rollback(s, segment="default", by="test", reason="").seq)
-        post = await at.serving.wait_serving("default", seq, patience=5)
+        at.store.write(lambda s: adapters.rollback(s, segment="default", by="test", reason="").seq)
+        post = await at.serving.wait_serving("default", patience=5)
         assert post.version == first
         assert at.engine.loaded == before
 
@@ -319,8 +319,8 @@ def test_the_revision_changes_with_the_champion_and_with_nothing_else(tmp_path: 
         blank = (await at.serving.post("default")).revision
         await at.serve(first)
         served = (await at.serving.post("default")).revision
-        seq = at.store.write(lambda s: adapters.pin(s, segment="default", by="test", reason="").seq)
-        pinned = (await at.serving.wait_serving("default", seq, patience=5)).revision
+        at.store.write(lambda s: adapters.pin(s, segment="default", by="test", reason="").seq)
+        pinned = (await at.serving.wait_serving("default", patience=5)).revision
         assert blank < served == pinned
 
     house(tmp_path, story)

@@ -11,6 +11,7 @@ def test_models_lists_segments_and_for_operators_versions(admin: httpx.Client, l
     assert row["object"] == "model"
     assert row["hone"]["revision"] > 0
     assert row["hone"]["serving_since"]
+    assert admin.get("/v1/models").json()["next_cursor"] is None
     with live.client(live.key("chat")) as user:
         assert all("@" not in row["id"] for row in user.get("/v1/models").json()["data"])
 
@@ -26,6 +27,20 @@ def test_operators_look_versions_up_and_for_others_there_are_none(
         hidden, nothing = user.get(f"/v1/models/{name}"), user.get("/v1/models/default@99999")
         assert hidden.status_code == nothing.status_code == 404
         assert hidden.json()["error"]["code"] == nothing.json()["error"]["code"] == "unknown_version"
+
+
+def test_a_session_of_a_segment_sees_that_one_alone(admin: httpx.Client) -> None:
+    """It was shown all of them, and could talk to none but its own."""
+    for name in ("lane", "secret"):
+        admin.put(f"/v1/segments/{name}", json={}).raise_for_status()
+    token = admin.post("/v1/sessions", json={"user": "ada", "segment": "lane"}).json()["token"]
+    own = {"Authorization": f"Bearer {token}"}
+    assert [row["id"] for row in admin.get("/v1/models", headers=own).json()["data"]] == ["lane"]
+    for name in ("lane", "default"):  # as in a chat request, `default` means the session's own
+        assert admin.get(f"/v1/models/{name}", headers=own).json()["id"] == "lane"
+    hidden, nothing = (admin.get(f"/v1/models/{name}", headers=own) for name in ("secret", "nowhere"))
+    assert hidden.status_code == nothing.status_code == 403
+    assert hidden.json() == nothing.json()
 
 
 def test_a_version_belongs_to_its_segment(admin: httpx.Client, live: LiveServer) -> None:

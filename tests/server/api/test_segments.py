@@ -65,6 +65,10 @@ def test_expecting_another_champion_is_a_conflict(own: LiveServer) -> None:
         ):
             assert (refused.status_code, refused.json()["error"]["code"]) == (409, "version_conflict")
         assert move(admin, "promote", version=version, expecting=0).status_code == 200
+        both = admin.post(
+            "/v1/segments/default/pin", json={"expecting": version}, headers={"If-Match": '"0"'}
+        )
+        assert (both.status_code, both.json()["error"]["code"]) == (409, "version_conflict")
         nonsense = admin.post(
             "/v1/segments/default/promote", json={"version": version}, headers={"If-Match": "soon"}
         )
@@ -121,6 +125,34 @@ def test_a_segment_keeps_what_a_change_leaves_out(own: LiveServer) -> None:
         assert answer.json()["hone"]["comparison_id"]
 
 
+def test_a_change_of_a_part_of_the_pairing_keeps_the_rest(own: LiveServer) -> None:
+    """The part that was left out went back to its default."""
+    with own.client() as admin:
+        admin.put("/v1/segments/lane", json={"pairing": {"share": 0.9, "min_temperature": 1.1}})
+        changed = admin.put("/v1/segments/lane", json={"pairing": {"share": 0.5}}).json()
+        assert changed["pairing"] == {"share": 0.5, "min_temperature": 1.1}
+        changed = admin.put("/v1/segments/lane", json={"pairing": {"min_temperature": 1}}).json()
+        assert changed["pairing"] == {"share": 0.5, "min_temperature": 1.0}
+        assert admin.put("/v1/segments/lane", json={"pairing": {}}).json()["pairing"] == changed["pairing"]
+
+
+def test_a_segment_has_an_objective(own: LiveServer) -> None:
+    with own.client() as admin:
+        assert admin.put("/v1/segments/lane", json={"objectives": {}}).status_code == 422
+        kept = admin.put("/v1/segments/lane", json={"objectives": {"votes": 2}}).json()
+        assert kept["objectives"] == {"votes": 2.0}
+
+
+def test_a_policy_is_in_force_when_its_change_is_answered(own: LiveServer) -> None:
+    """The answer came first, and most requests right after it were still paired by the old policy."""
+    with own.client() as admin:
+        for share in (1, 0) * 10:
+            changed = admin.put("/v1/segments/default", json={"pairing": {"share": share}}).json()
+            assert (changed["serving"], changed["pending"]) == (True, None)
+            answer = admin.post("/v1/chat/completions", json=ask(candidates="auto")).json()
+            assert len(answer["choices"]) == 1 + share
+
+
 def test_a_segment_without_a_champion_serves_defaults(own: LiveServer) -> None:
     version = publish(own.store, own.settings)
     with own.client() as admin:
@@ -133,6 +165,22 @@ def test_a_segment_without_a_champion_serves_defaults(own: LiveServer) -> None:
         assert moved.json()["serving"] is True
         assert served_version(admin, "lane") == own_version
         assert served_version(admin) == version
+
+
+def test_moves_name_what_serves_where_a_segment_has_no_champion_of_its_own(own: LiveServer) -> None:
+    """A pin answered champion 0, and a rollback of the first promotion served the bare base to everybody."""
+    version = publish(own.store, own.settings)
+    with own.client() as admin:
+        admin.put("/v1/segments/lane", json={}).raise_for_status()
+        move(admin, "promote", version=version).raise_for_status()
+        assert move(admin, "pin", segment="lane").json()["champion"] == version
+        other = publish(own.store, own.settings, segment="lane")
+        assert move(admin, "promote", segment="lane", version=other).json()["previous"] == version
+        back = move(admin, "rollback", segment="lane").json()
+        assert (back["champion"], back["serving"]) == (version, True)
+        assert served_version(admin, "lane") == version
+        same = move(admin, "rollback", segment="lane", to=version)
+        assert (same.status_code, same.json()["error"]["code"]) == (409, "already_champion")
 
 
 def test_a_planted_wrong_adapter_is_refused_and_the_old_one_goes_on(own: LiveServer) -> None:
@@ -151,6 +199,7 @@ def test_a_planted_wrong_adapter_is_refused_and_the_old_one_goes_on(own: LiveSer
         assert [check["outcome"] for check in checks] == ["rejected"]
         assert move(admin, "rollback").json()["serving"] is True
         assert admin.get("/readyz").json()["status"] == "ready"
+        assert admin.get(f"/v1/adapters/{wrong}").json()["state"] == "rejected"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +277,34 @@ def test_a_pinned_version_is_loaded_for_the_request_that_names_it(own: LiveServe
         assert served_version(admin) == 0
         refused = admin.post("/v1/chat/completions", json=ask() | {"model": f"default@{wrong}"})
         assert refused.status_code == 409
+
+
+def test_a_request_names_versions_of_its_segment_or_of_default(own: LiveServer) -> None:
+    """Any version was taken under any name, and an unknown one was said to be wrong in a field that chat has not."""
+    version = publish(own.store, own.settings)
+    with own.client() as admin:
+        admin.put("/v1/segments/lane", json={}).raise_for_status()
+        special = publish(own.store, own.settings, segment="lane")
+        for name, wanted in ((f"lane@{special}", special), (f"lane@{version}", version), ("lane@0", 0)):
+            assert served_version(admin, name) == wanted
+        for name in (f"default@{special}", "default@999"):
+            refused = admin.post("/v1/chat/completions", json=ask() | {"model": name})
+            assert refused.status_code == 404
+            error = refused.json()["error"]
+            assert (error["code"], error["param"]) == ("unknown_version", "model")
+        nowhere = admin.post("/v1/chat/completions", json=ask() | {"model": "nowhere@0"})
+        assert nowhere.json()["error"]["code"] == "unknown_segment"
+
+
+def test_a_cursor_goes_into_an_address_as_it_is(own: LiveServer) -> None:
+    """It held a plus, which means a blank there, and the next page was refused."""
+    with own.client() as admin:
+        for verb in ("pin", "unpin", "pin"):
+            move(admin, verb).raise_for_status()
+        for path in ("/v1/promotions", "/v1/audit"):
+            first = admin.get(f"{path}?limit=2").json()
+            rest = admin.get(f"{path}?limit=2&cursor={first['next_cursor']}").raise_for_status().json()
+            assert (len(first["data"]), len(rest["data"]), rest["next_cursor"]) == (2, 1, None)
 
 
 def test_swaps_are_invisible_to_sixteen_streams(own: LiveServer) -> None:
