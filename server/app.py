@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from server.api import (
     adapters,
     chat,
+    document,
     envelope,
     feedback,
     health,
@@ -69,10 +70,13 @@ def create_app(settings: Settings, *, store: Store | None = None, served: Served
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         strict_content_type=False,
+        responses=document.ERRORS,
     )
     for room in ROUTES:
         app.include_router(room.router)
+    document.install(app)
     page.mount(app)
     envelope.install(app)
     if settings.cors_origins:

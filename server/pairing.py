@@ -89,12 +89,15 @@ def plan(wishes: Wishes, policy: PairingPolicy, dice: Random) -> Plan:
     """Decide a turn. Raises Invalid when the wishes contradict each other.
 
     Both sides of a pair are drawn by the same version with neighbouring seeds, under the same sampling; only
-    the order in which they stand is thrown. A request that names its seed gets the same plan every time.
+    the order in which they stand is thrown. A request that names its seed gets the same plan every time; of a seed
+    beyond `SEEDS` only the rest counts.
     """
     _refuse_contradictions(wishes)
-    if wishes.seed is not None:
-        dice = Random(wishes.seed)
-    seed = wishes.seed if wishes.seed is not None else dice.randrange(SEEDS)
+    if wishes.seed is None:
+        seed = dice.randrange(SEEDS)
+    else:
+        seed = wishes.seed % SEEDS
+        dice = Random(seed)
     propensity = _propensity(wishes, policy)
     if propensity == 0 or dice.random() >= propensity:
         return _plain(wishes, seed)

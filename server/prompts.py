@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.errors import Invalid
+from server.spelling import Spelling, spell
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str, **options: Any) -> Any: ...
 
     def decode(self, token_ids: Any, **options: Any) -> Any: ...
+
+    def convert_ids_to_tokens(self, ids: int) -> Any: ...
 
     def get_vocab(self) -> Mapping[str, int]: ...
 
@@ -155,6 +158,13 @@ class Renderer:
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+    def spelling(self, token_id: int) -> Spelling:
+        """One id by itself; a special one shows its name and stands for no bytes of a text."""
+        text: str = self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        if token_id in self._control_ids:
+            return Spelling(text, None)
+        return spell(text, entry=str(self.tokenizer.convert_ids_to_tokens(token_id)))
 
     def _encode_from(self, dropped: int, system: str, turns: list[list[Message]]) -> list[int]:
         kept = [message for turn in turns[dropped:] for message in turn]

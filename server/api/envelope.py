@@ -110,14 +110,16 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 def explain(problem: dict[str, Any]) -> errors.HoneError:
     """The first of pydantic's complaints: an unreadable body is malformed, a wrong field is invalid."""
-    place = [str(part) for part in problem["loc"] if part != "body"]
+    place = [
+        str(part) for part in problem["loc"][1:]
+    ]  # the first part says where: body, query, path or header
     if problem["type"] == "json_invalid":
         return errors.Malformed(f"The body is not JSON: {problem['ctx']['error']}.")
     if not place:
         if problem["type"] in {"missing", "model_attributes_type", "model_type", "dict_type"}:
             return errors.Malformed("The body must be a JSON object (Content-Type: application/json).")
         return errors.Invalid(str(problem["msg"]))
-    param = ".".join(place[1:] if place[0] in {"query", "path", "header"} else place)
+    param = ".".join(place)
     code = {"missing": "missing_field", "extra_forbidden": "unknown_field"}.get(problem["type"])
     return errors.Invalid(f"{param}: {problem['msg']}", code=code, param=param)
 

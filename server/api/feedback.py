@@ -64,7 +64,7 @@ async def give(request: Request) -> Response:
     parts: Parts = request.state.parts
     caller = await needs_feedback(request)
     body = read_body(await request.body())
-    idempotency_key = read_idempotency_key(request)
+    idempotency_key = read_idempotency_key(request, caller)
     new = to_new(body)
     user = caller.speaks_for(body.user)
     await parts.chat.settled(new.target_id)
@@ -104,14 +104,23 @@ def read_body(raw: bytes) -> FeedbackBody:
 
 def _without_tags(problems: Sequence[Any]) -> list[dict[str, Any]]:
     """A field's place is `value`, not `thumb.value`: the kind is how pydantic finds the right model."""
-    return [dict(problem) | {"loc": ("body", *problem["loc"][1:])} for problem in problems]
+    without = {"union_tag_not_found": "missing", "union_tag_invalid": "literal_error"}
+    return [
+        dict(problem) | {"type": without[problem["type"]], "loc": ("body", "kind")}
+        if problem["type"] in without
+        else dict(problem) | {"loc": ("body", *problem["loc"][1:])}
+        for problem in problems
+    ]
 
 
-def read_idempotency_key(request: Request) -> str | None:
+def read_idempotency_key(request: Request, caller: Caller) -> str | None:
+    """The caller's own: browsers of one client do not know each other's. Raises Invalid for one of a wrong length."""
     key = request.headers.get("idempotency-key")
     if key is not None and not 0 < len(key) <= LONGEST_KEY:
         raise Invalid(f"Idempotency-Key takes 1 to {LONGEST_KEY} characters", param="Idempotency-Key")
-    return key
+    if key is None or caller.user is None:
+        return key
+    return hashlib.sha256(f"{caller.user}\n{key}".encode()).hexdigest()
 
 
 def to_new(body: FeedbackBody) -> feedback.NewFeedback:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlmodel import Session, select
 
-from server.api import envelope
+from server.api import document, envelope
 from server.api.deps import PartsDep
 from server.errors import HoneError
 from server.store.tables import Counter
@@ -17,14 +17,14 @@ router = APIRouter(tags=["health"])
 
 
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz")
+@router.get("/healthz", openapi_extra=document.NO_TOKEN)
 async def alive() -> Response:
     """The process is there and its event loop turns."""
     return envelope.answer({"status": "ok"})
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz")
+@router.get("/readyz", openapi_extra=document.NO_TOKEN)
 async def ready(parts: PartsDep) -> Response:
     """Whether it can answer now. A champion that could not be loaded degrades it; it still answers."""
     database = await _database(parts)
@@ -70,7 +70,7 @@ async def _database(parts: PartsDep) -> str:
     return "ok"
 
 
-@router.get("/metrics")
+@router.get("/metrics", openapi_extra=document.NO_TOKEN)
 async def metrics(parts: PartsDep) -> Response:
     """Prometheus' page."""
     status = await parts.engine.status()

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from server.api import envelope
+from server.api import document, envelope
 from server.api.deps import Chatting, PartsDep
 from server.api.schemas import SessionBody
 from server.callers import Kind
@@ -31,7 +31,7 @@ async def open_session(body: SessionBody, caller: Chatting, parts: PartsDep) -> 
     return envelope.answer(answer, status=201)
 
 
-@router.post("/v1/sessions/local", status_code=201)
+@router.post("/v1/sessions/local", status_code=201, openapi_extra=document.NO_TOKEN)
 async def open_local_session(request: Request, parts: PartsDep) -> Response:
     """A token for the chat page of this machine. Refused to anything that is not clearly this machine."""
     if not parts.callers.local_sessions:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from server.api import envelope
 from server.engine.base import Delta
+from server.spelling import Spelling
 from server.turn import LiveReply, LiveTurn, Piece
 
 DONE = b"data: [DONE]\n\n"
@@ -18,9 +19,9 @@ KEEP_ALIVE = b": waiting\n\n"
 
 
 class Decoder(Protocol):
-    """Turns token ids into text, for log probabilities."""
+    """Says what a single token is, for log probabilities."""
 
-    def decode(self, ids: list[int]) -> str: ...
+    def spelling(self, token_id: int) -> Spelling: ...
 
 
 class Chunks:
@@ -123,8 +124,8 @@ def hone(turn: LiveTurn) -> dict[str, Any]:
 
 
 def usage(turn: LiveTurn) -> dict[str, int]:
-    """Tokens, counted as OpenAI does: the prompt once, all replies together."""
-    written = sum(len(reply.token_ids) for reply in turn.replies)
+    """Tokens, counted as OpenAI does: the prompt once, all replies together that were sent."""
+    written = sum(len(reply.token_ids) for reply in (turn.replies if turn.streams else turn.shown))
     return {
         "prompt_tokens": turn.prompt_tokens,
         "completion_tokens": written,
@@ -139,14 +140,12 @@ def logprobs(deltas: Iterable[Delta], decoder: Decoder | None) -> dict[str, Any]
     for delta in deltas:
         tops = delta.top_logprobs or ((),) * len(delta.token_ids)
         for token_id, logprob, top in zip(delta.token_ids, delta.logprobs, tops, strict=True):
-            token = decoder.decode([token_id])
-            content.append(
-                _token(token, logprob)
-                | {"top_logprobs": [_token(other.token, other.logprob) for other in top]}
-            )
+            others = [_token(decoder.spelling(other.token_id), other.logprob) for other in top]
+            content.append(_token(decoder.spelling(token_id), logprob) | {"top_logprobs": others})
     return {"content": content, "refusal": None}
 
 
-def _token(token: str, logprob: float) -> dict[str, Any]:
+def _token(token: Spelling, logprob: float) -> dict[str, Any]:
     # -9999.0 is how OpenAI writes "impossible": JSON has no minus infinity.
-    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": list(token.encode())}
+    raw = None if token.raw is None else list(token.raw)
+    return {"token": token.text, "logprob": max(logprob, -9999.0), "bytes": raw}

@@ -252,7 +252,7 @@ class Decoder:
             elif len(row.ids) >= sampling.max_tokens or used >= self.base.context:
                 text += row.text.finish()
                 reason = FinishReason.STOP if row.text.stopped else FinishReason.LENGTH
-        top = tuple(TopLogprob(i, self.base.tokenizer.decode([i]), value) for i, value in choice.top)
+        top = tuple(TopLogprob(i, value) for i, value in choice.top)
         return Emission(
             row.request.id,
             (choice.token_id,),

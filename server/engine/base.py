@@ -51,7 +51,6 @@ class TopLogprob:
     """One alternative at one position, under the raw policy."""
 
     token_id: int
-    token: str
     logprob: float
 
 

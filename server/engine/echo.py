@@ -53,10 +53,15 @@ class ByteTokenizer:
         return ids
 
     def decode(self, token_ids: Any, **options: Any) -> str:
-        return bytes(i for i in token_ids if i < END).decode(errors="replace")
+        names = {} if options.get("skip_special_tokens") else SPECIALS
+        parts = [bytes([i]) if i < END else names.get(i, "").encode() for i in token_ids]
+        return b"".join(parts).decode(errors="replace")
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        return SPECIALS.get(ids) or f"<0x{ids:02X}>"
 
     def get_vocab(self) -> dict[str, int]:
-        return {f"<0x{i:02X}>": i for i in range(END)} | self._ids
+        return {self.convert_ids_to_tokens(i): i for i in range(END)} | self._ids
 
 
 def echo_renderer() -> Renderer:
@@ -212,7 +217,7 @@ def logprob(version: int, prompt_ids: Sequence[int], response: Sequence[int], at
 
 def _alternative(token_id: int, k: int, value: float) -> TopLogprob:
     other = (token_id + k) % END if k else token_id
-    return TopLogprob(other, SPECIALS.get(other) or bytes([other]).decode(errors="replace"), value - 0.5 * k)
+    return TopLogprob(other, value - 0.5 * k)
 
 
 def _draw(*parts: object) -> int:

@@ -46,6 +46,13 @@ def test_an_explicit_pair_at_temperature_zero_is_warmed_to_the_floor() -> None:
     assert made.propensity == 1.0
 
 
+def test_every_seed_is_drawn_small_enough_for_every_reader() -> None:
+    """A seed at the edge of 64 bits left no room for its neighbour, and JSON readers that know doubles misread it."""
+    for seed in (2**63 - 1, -(2**63), 2**53):
+        made = plan(Wishes(version=1, temperature=1, candidates=2, seed=seed), POLICY, Random(0))
+        assert {draw.seed for draw in made.draws} == {seed % 2**53, seed % 2**53 + 1}
+
+
 def test_a_pair_warmer_than_the_floor_keeps_its_temperature() -> None:
     assert plan(Wishes(version=1, temperature=1.2, candidates=2), POLICY, Random(0)).temperature == 1.2
 

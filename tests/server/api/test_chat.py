@@ -164,6 +164,8 @@ def test_a_pair_that_stays_equal_returns_one_reply(admin: httpx.Client) -> None:
         answer = admin.post("/v1/chat/completions", json=body).json()
         if len(answer["choices"]) == 1:
             assert answer["hone"]["comparison_id"] is None
+            # What was not shown is not counted either.
+            assert answer["usage"]["completion_tokens"] == 1
             return
     raise AssertionError("no pair stayed equal in 300")
 
@@ -201,6 +203,36 @@ def test_logprobs_are_those_of_the_record(admin: httpx.Client) -> None:
     streamed = stream(admin, logprobs=True)
     tokens = [t for part in streamed for t in (part["choices"][0].get("logprobs") or {}).get("content", [])]
     assert tokens
+
+
+def test_tokens_of_half_a_character_say_their_bytes(admin: httpx.Client) -> None:
+    """They said the three bytes of the replacement character, and the end stood there as an empty token."""
+    body = ask("東京 🙂", logprobs=True, top_logprobs=1)
+    choice = admin.post("/v1/chat/completions", json=body).json()["choices"][0]
+    *tokens, end = choice["logprobs"]["content"]
+    raw = bytes(byte for token in tokens for byte in token["bytes"])
+    assert raw.decode() == choice["message"]["content"]
+    assert "東".encode() in raw
+    assert (end["token"], end["bytes"]) == ("<|end|>", None)
+    for token in (*tokens, end):
+        (top,) = token["top_logprobs"]
+        assert (top["token"], top["bytes"]) == (token["token"], token["bytes"])
+
+
+def test_any_seed_that_fits_64_bits_is_taken(admin: httpx.Client) -> None:
+    for seed in (2**63 - 1, -(2**63)):
+        answers = [
+            admin.post("/v1/chat/completions", json=ask(seed=seed, candidates=2)).raise_for_status().json()
+            for _ in range(2)
+        ]
+        assert answers[0]["choices"][0]["message"] == answers[1]["choices"][0]["message"]
+    assert admin.post("/v1/chat/completions", json=ask(seed=2**63)).status_code == 422
+
+
+def test_a_long_conversation_is_bounded_by_its_size_alone(admin: httpx.Client) -> None:
+    talk = [{"role": role, "content": "so"} for _ in range(1500) for role in ("user", "assistant")]
+    body = {"messages": [*talk, {"role": "user", "content": "and now?"}], "model": None}
+    assert admin.post("/v1/chat/completions", json=body).status_code == 200
 
 
 def test_stop_strings_end_a_reply_and_are_not_sent(admin: httpx.Client) -> None:
@@ -283,6 +315,7 @@ def test_text_parts_and_developer_messages_are_understood(admin: httpx.Client) -
 def test_null_is_the_same_as_left_out(admin: httpx.Client) -> None:
     """Typed clients write every field they know, and `null` for what nobody chose."""
     names = (
+        "model",
         "stream",
         "stream_options",
         "temperature",

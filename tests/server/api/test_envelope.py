@@ -42,6 +42,40 @@ def test_malformed_bodies_are_400_and_wrong_fields_422(admin: httpx.Client) -> N
     assert_envelope(admin.post("/v1/sessions", json={"user": "a", "x": 1}), 422, "unknown_field")
 
 
+def test_a_field_is_named_whatever_its_name(admin: httpx.Client) -> None:
+    """Fields called like a part of a request lost that name, or all of it."""
+    for name in ("query", "path", "header", "body"):
+        refused = admin.post("/v1/sessions", json={"user": "ada", name: 1})
+        assert_envelope(refused, 422, "unknown_field")
+        assert refused.json()["error"]["param"] == name
+    assert admin.get("/v1/promotions?limit=0").json()["error"]["param"] == "limit"
+
+
+def test_bodies_take_jsons_own_types(admin: httpx.Client) -> None:
+    """Text was read as a number and true as 1, so that a mistake became another version."""
+    pin, promote = "/v1/segments/default/pin", "/v1/segments/default/promote"
+    for path, body in (
+        (promote, {"version": "1"}),
+        (promote, {"version": True}),
+        (promote, {"version": 1.0}),
+        (pin, {"expecting": "0"}),
+        ("/v1/learner/cycles", {"dry_run": "no"}),
+        ("/v1/sessions", {"user": "ada", "ttl_s": "60"}),
+    ):
+        assert_envelope(admin.post(path, json=body), 422, "invalid_value")
+    assert_envelope(
+        admin.put("/v1/segments/default", json={"pairing": {"share": "0.5"}}), 422, "invalid_value"
+    )
+    key = {"client": "shop", "name": "till", "scopes": ["chat"], "expires_at": "2100-01-01T00:00:00Z"}
+    assert admin.post("/v1/keys", json=key).status_code == 201
+
+
+def test_an_address_with_a_slash_too_many_is_unknown_and_sends_nobody_elsewhere(admin: httpx.Client) -> None:
+    """It was redirected to the host that the request named, and a client's POST with it."""
+    assert_envelope(admin.get("/v1/models/"), 404, "unknown_route")
+    assert_envelope(admin.post("/v1/feedback/", json={}), 404, "unknown_route")
+
+
 def test_numbers_and_moments_beyond_every_database_are_422(admin: httpx.Client) -> None:
     """They reached the driver once, which knows no such number: 500."""
     many, last_day = "9" * 5000, "9999-12-31T23:59:59-12:00"

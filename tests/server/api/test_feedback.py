@@ -1,12 +1,15 @@
 """Votes over HTTP: what is stored, what is refused, and what a retry gets."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from server.errors import Unavailable
-from tests.server.live import LiveServer, ask
+from tests.server.live import LiveServer, ask, wait_until
+from tests.server.test_app import echo
 
 
 def talk(client: httpx.Client, **more: Any) -> dict[str, Any]:
@@ -58,12 +61,29 @@ def test_every_kind_is_stored_and_gives_a_receipt(admin: httpx.Client) -> None:
         {"kind": "signal", "reply_id": "rep_x", "name": "sneeze"},
         {"kind": "applause"},
         {"kind": "thumb", "reply_id": "rep_x", "value": "up", "colour": "red"},
+        {"kind": "rating", "reply_id": "rep_x", "score": True},
+        {"kind": "rating", "reply_id": "rep_x", "score": "5"},
+        {"kind": "rating", "reply_id": "rep_x", "score": 5.0},
+        {"kind": "signal", "reply_id": "rep_x", "name": "dwell", "value": "12"},
     ],
 )
 def test_a_body_that_says_something_impossible_is_422(admin: httpx.Client, body: dict[str, Any]) -> None:
     response = admin.post("/v1/feedback", json=body)
     assert response.status_code == 422
     assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [({}, "missing_field"), ({"kind": "applause"}, "invalid_value"), ({"kind": None}, "invalid_value")],
+)
+def test_a_body_without_a_kind_of_feedback_names_that_field(
+    admin: httpx.Client, body: dict[str, Any], code: str
+) -> None:
+    """Nothing was named, and a client could not tell which of its fields was wrong."""
+    refused = admin.post("/v1/feedback", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (422, code, "kind")
 
 
 def test_null_is_the_same_as_left_out(admin: httpx.Client) -> None:
@@ -122,6 +142,24 @@ def test_the_same_key_and_body_get_the_first_answer_again(admin: httpx.Client) -
     assert other.json()["error"]["code"] == "idempotency_conflict"
 
 
+def test_two_browsers_of_one_client_may_use_the_same_key(admin: httpx.Client) -> None:
+    """The second user's vote was refused, because the key was the whole client's."""
+    headers = {"Idempotency-Key": "vote-1"}
+    said = {}
+    for user in ("ada", "bob" * 60):
+        token = admin.post("/v1/sessions", json={"user": user}).json()["token"]
+        own = {"Authorization": f"Bearer {token}"}
+        body = thumb(admin.post("/v1/chat/completions", json=ask(), headers=own).json())
+        first = admin.post("/v1/feedback", json=body, headers=headers | own)
+        again = admin.post("/v1/feedback", json=body, headers=headers | own)
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.headers["Idempotent-Replay"] == "true"
+        said[user] = again.json()["id"]
+        other = admin.post("/v1/feedback", json=body | {"value": "down"}, headers=headers | own)
+        assert other.json()["error"]["code"] == "idempotency_conflict"
+    assert len(set(said.values())) == 2
+
+
 def test_a_refused_vote_does_not_use_up_its_key(admin: httpx.Client) -> None:
     headers = {"Idempotency-Key": "once-refused"}
     body = {"kind": "thumb", "reply_id": "rep_x", "value": "up"}
@@ -149,7 +187,47 @@ def test_a_new_vote_replaces_the_old_and_a_retraction_ends_it(admin: httpx.Clien
 def test_a_pick_on_a_plain_turn_is_no_pick(admin: httpx.Client) -> None:
     answer = talk(admin, n=2)
     body = {"kind": "pick", "comparison_id": answer["choices"][0]["reply_id"], "value": "first"}
-    assert admin.post("/v1/feedback", json=body).status_code in {404, 409}
+    refused = admin.post("/v1/feedback", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "not_a_pair")
+
+
+def test_a_pick_on_another_clients_turn_is_answered_like_one_on_nothing(
+    admin: httpx.Client, live: LiveServer
+) -> None:
+    answer = talk(admin)
+    with live.client(live.key(client="stranger")) as stranger:
+        for name in (answer["hone"]["turn_id"], answer["choices"][0]["reply_id"], "cmp_nothing"):
+            refused = stranger.post(
+                "/v1/feedback", json={"kind": "pick", "comparison_id": name, "value": "tie"}
+            )
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_comparison")
+
+
+def test_a_pick_that_was_too_early_for_a_pair_is_not_said_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for the pair's end as long as it may; then the client left, and the pair shows nothing whole."""
+    monkeypatch.setattr("server.chat.VOTE_SECONDS", 0.01)
+    with LiveServer(tmp_path, served=echo(delay=0.2)) as own, own.client() as admin:
+        body = ask("one two three four five six", candidates=2, stream=True)
+        with admin.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.iter_lines()
+            first = next(line for line in lines if line.startswith("data: "))
+            pick = {
+                "kind": "pick",
+                "comparison_id": json.loads(first[6:])["hone"]["comparison_id"],
+                "value": "tie",
+            }
+            given = admin.post("/v1/feedback", json=pick).raise_for_status().json()
+            assert given["status"] == "counted"
+
+        def kept() -> dict[str, Any]:
+            found: dict[str, Any] = admin.get(f"/v1/feedback/{given['id']}").json()
+            return found
+
+        wait_until(lambda: kept()["status"] == "quarantined")
+        assert kept()["reason"]
+        assert kept()["used_in"] == []
 
 
 def test_operators_list_all_feedback_page_by_page(admin: httpx.Client, live: LiveServer) -> None:
