@@ -21,8 +21,8 @@ from learner.cycle import run_cycle
 from learner.schedule import Due, NotYet, Standing, due
 from learner.tenure import LeaseLost, Tenure
 from learner.watch import Stopped, Watch
-from learner.work import Work
-from learner.workdir import WorkDir
+from learner.work import TooFewVotes, Work
+from learner.workdir import WorkDir, sweep
 from server.artifacts import Artifacts
 from server.errors import Conflict, HoneError, Unavailable
 from server.settings import Settings
@@ -35,12 +35,6 @@ log = logging.getLogger(__name__)
 
 TRAINING = "a cycle is running"
 ELSEWHERE = "another learner is at work"
-
-
-class TooFewVotes(HoneError):
-    """There is nothing to train on; the message is the why-not sentence."""
-
-    code = "too_few_votes"
 
 
 class Duty:
@@ -66,6 +60,7 @@ class Duty:
     def look(self) -> None:
         """One look at the record: work on what is in hand or due, or write down why not. For the scheduler."""
         try:
+            self._sweep()
             if self._store.read(cycles.next_cycle) is None and not self._anything_due():
                 return
             tenure = Tenure.acquire(self._store, seconds=self._settings.learner_lease_seconds)
@@ -78,7 +73,7 @@ class Duty:
         except (Stopped, LeaseLost):
             return  # said already, where it happened
         except Unavailable as error:
-            log.warning("the record is away: %s", error.message)
+            log.warning("trying again later: %s", error.message)
         except HoneError as error:
             log.error("%s", error.message)
 
@@ -88,6 +83,7 @@ class Duty:
         Raises NotFound for a segment that is not there, Conflict while another learner works, TooFewVotes, Stopped.
         """
         self._store.read(lambda s: adapters.lane(s, segment))
+        self._sweep()
         with self._wait_for_tenure() as tenure:
             for done in self._work_off(tenure):
                 if (done.segment, done.dry_run) == (segment, dry_run):
@@ -115,6 +111,7 @@ class Duty:
         def standing(session: Session) -> Standing:
             state = cycles.learner_state(session, segment)
             settings = self._settings
+            last = next(iter(cycles.list_cycles(session, segment=segment, limit=1)[0]), None)
             return Standing(
                 live=feedback.count_live_votes(session, segment=segment, most=settings.min_labels),
                 new=feedback.count_live_votes(
@@ -123,6 +120,8 @@ class Duty:
                 last_run_at=state.last_run_at,
                 next_due_at=state.next_due_at,
                 backoff_until=state.backoff_until,
+                # Refused without a verdict: by the first step, which found too little to train on.
+                lacks=last.reason if last and last.state == "refused" and last.verdict is None else "",
             )
 
         return due(self._store.read(standing), now=now(), settings=self._settings)
@@ -157,6 +156,13 @@ class Duty:
                 raise Stopped
         return tenure
 
+    def _sweep(self) -> None:
+        """Remove the folders that learners left behind who were killed between a cycle's end and theirs."""
+        sweep(
+            self._settings.data_dir,
+            is_active=lambda cycle_id: self._store.read(lambda s: cycles.is_active(s, cycle_id)),
+        )
+
     def _work_off(self, tenure: Tenure) -> Iterator[Cycle]:
         """Everything that was begun or asked for, each as it ends."""
         while (cycle := self._store.read(cycles.next_cycle)) is not None:
@@ -170,7 +176,6 @@ class Duty:
 
     def _cycle(self, tenure: Tenure, cycle: Cycle) -> Cycle:
         cycle, rollout = self._begin(tenure, cycle)
-        values = {group: values for group, values in cycle.config.items() if group != "salt"}
         with Watch(cycle.id, tenure=tenure, stop=self._stop, console=self._console) as watch:
             ended = self._run(
                 Work(
@@ -181,7 +186,6 @@ class Duty:
                     artifacts=self._artifacts,
                     tenure=tenure,
                     watch=watch,
-                    config=LearnerConfig.from_dict(values),
                     settings=self._settings,
                 )
             )

@@ -42,6 +42,8 @@ class Standing:
     """As an earlier look at the clock planned it, cleared by each cycle: the wait outlives a restart, and a last
     run that lies in the future cannot push it along for ever."""
     backoff_until: datetime | None = None
+    lacks: str = ""
+    """What the votes of the last cycle lacked to be trained on, in one clause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,9 @@ def due(standing: Standing, *, now: datetime, settings: Settings) -> Due | NotYe
         return NotYet(
             f"the last cycle failed or was cancelled; the next begins at {clock(again, now)}", again
         )
+    lacks = f"{standing.lacks}; " if standing.lacks else ""
     if standing.new == 0:
-        return NotYet("no new votes since the last cycle")
+        return NotYet(f"{lacks}no new votes since the last cycle")
     if standing.new >= settings.train_every_votes:
         return Due("votes")
     planned = [now + interval]
@@ -88,7 +91,7 @@ def due(standing: Standing, *, now: datetime, settings: Settings) -> Due | NotYe
     if next_due <= now:
         return Due("schedule")
     missing = settings.train_every_votes - standing.new
-    return NotYet(f"{votes(missing)} or {clock(next_due, now)}", next_due)
+    return NotYet(f"{lacks}{votes(missing)} or {clock(next_due, now)}", next_due)
 
 
 def backoff(failures: int) -> timedelta:

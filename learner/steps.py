@@ -8,18 +8,24 @@ gets into what is trained, so that a resumed cycle ends with the same bytes as a
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learner import publish
 from learner.collect import Scope
 from learner.collect import collect as collect_votes
 from learner.config import LearnerConfig
 from learner.dataset import Dataset, PromptRow, Role
-from learner.work import Unfit, Work
+from learner.work import TooFewVotes, Unfit, Work
 from server.store import adapters
+
+if TYPE_CHECKING:
+    from server.modeling import Base
+
+log = logging.getLogger(__name__)
 
 
 def collect(work: Work) -> dict[str, Any]:
@@ -39,30 +45,41 @@ def collect(work: Work) -> dict[str, Any]:
         left_out = ", ".join(
             f"{count} {why.replace('_', ' ')}" for why, count in sorted(dataset.counts.items())
         )
-        raise Unfit(
+        raise TooFewVotes(
             f"only {dataset.labels} votes can be trained on, {config.min_labels} are needed ({left_out})"
         )
     if not all(dataset.of(role).labels for role in Role):
-        raise Unfit(
+        raise TooFewVotes(
             f"the votes come from {dataset.counts['users']} people, too few to keep some of them for judging"
         )
     work.folder.save_dataset(dataset)
     inputs = {**asdict(scope), "until": scope.until.isoformat()}
+    parent, anew = _parent(work, base)
     return {
         "inputs": inputs,
         "base": {"id": base.base_id, "hash": base.base_hash},
         "template_hash": base.renderer.template_hash,
-        "parent": _parent(work, base.base_hash),
+        "parent": parent,
+        "anew": anew,
         "metrics": dict(dataset.counts),
     }
 
 
-def _parent(work: Work, base_hash: str) -> int:
-    """The version to go on from: the champion, or the bare base when the champion belongs to another base model."""
+def _parent(work: Work, base: Base) -> tuple[int, str]:
+    """The version to go on from and, when that is not the champion, why: only the very same base model under the
+    very same chat template speaks the champion's language; else the bare base is where to begin."""
     if work.cycle.champion == 0:
-        return 0
+        return 0, ""
     manifest = work.store.read(lambda s: adapters.get_adapter(s, work.cycle.champion)).manifest
-    return work.cycle.champion if manifest["base"]["hash"] == base_hash else 0
+    if manifest["base"]["hash"] != base.base_hash:
+        foreign = "base model"
+    elif manifest["template_hash"] != base.renderer.template_hash:
+        foreign = "chat template"
+    else:
+        return work.cycle.champion, ""
+    anew = f"It begins from the bare base: v{work.cycle.champion} belongs to another {foreign}."
+    log.warning("%s", anew, extra={"cycle": work.cycle.id})
+    return 0, anew
 
 
 def reward(work: Work) -> dict[str, Any]:
@@ -105,6 +122,7 @@ def reward(work: Work) -> dict[str, Any]:
             progress=work.watch,
             check=work.watch.raise_if_asked,
         )
+        work.tenure.check()
         shutil.rmtree(work.folder.folder("reward"))
         fitted.model.save(work.folder.folder("reward"), base_id=base.base_id)
     return {"signal": found._asdict(), "metrics": {**fitted.metrics, **numbers}}
@@ -152,8 +170,8 @@ def judge(work: Work) -> dict[str, Any]:
         found = Signal(**work.result("reward")["signal"])
         refusals: list[str] = []
         check_signal(found, work.config.gate, refusals, [])
-        verdict = Verdict(False, refusals, {"signal": found._asdict()})
-        return {"verdict": verdict.to_dict(), "candidate": False, "metrics": {}}
+        refused = Verdict(False, refusals, {"signal": found._asdict()})
+        return {"verdict": refused.to_dict(), "candidate": False, "metrics": {}}
     candidates = [
         Candidate(row["step"], work.folder.folder("ppo") / f"step{row['step']:05d}", row["metrics"])
         for row in work.result("ppo")["candidates"]
@@ -170,7 +188,10 @@ def judge(work: Work) -> dict[str, Any]:
             progress=work.watch,
             check=work.watch.raise_if_asked,
         )
-        chosen = assessed.chosen
+        chosen, verdict = assessed.chosen, assessed.verdict
+        if anew := work.result("collect")["anew"]:
+            verdict.reasons.append(anew)
+        work.tenure.check()
         shutil.rmtree(work.folder.folder("candidate"))
         folder = work.folder.folder("candidate")
         shutil.copytree(chosen.path, folder, dirs_exist_ok=True)
@@ -187,9 +208,9 @@ def judge(work: Work) -> dict[str, Any]:
             ),
         )  # fmt: skip
     return {
-        "verdict": assessed.verdict.to_dict(),
+        "verdict": verdict.to_dict(),
         "candidate": True,
-        "metrics": {**chosen.metrics, "step": chosen.step, **assessed.verdict.numbers.get("preference", {})},
+        "metrics": {**chosen.metrics, "step": chosen.step, **verdict.numbers.get("preference", {})},
     }
 
 
@@ -220,7 +241,6 @@ def register(work: Work) -> dict[str, Any]:
     if work.cycle.dry_run or not judged["candidate"]:
         return {}
     collected = work.result("collect")
-    verdict = judged["verdict"]
     numbers = publish.reserve(work.tenure, work.cycle.id)
     common = {
         "format": publish.FORMAT,
@@ -251,20 +271,22 @@ def register(work: Work) -> dict[str, Any]:
         source=work.folder.folder("candidate"),
         path=path,
         manifest={**common, "kind": "adapter", "version": numbers.version, "parent": collected["parent"],
-                  "reward_version": numbers.reward_version, "metrics": judged["metrics"], "verdict": verdict},
+                  "reward_version": numbers.reward_version, "metrics": judged["metrics"],
+                  "verdict": judged["verdict"]},
     )  # fmt: skip
     work.tenure.write(
         lambda session: adapters.register(
             session,
             version=numbers.version,
             segment=work.cycle.segment,
-            parent=collected["parent"],
+            parent=manifest["parent"],
             cycle_id=work.cycle.id,
             path=path,
             manifest=manifest,
             manifest_sha256=digest,
-            passed=verdict["passed"],
+            passed=manifest["verdict"]["passed"],
             trained_through=work.cycle.through,
         )
     )
-    return {"version": numbers.version, "reward_version": numbers.reward_version}
+    # What an interrupted attempt had sealed stands, whatever was judged since: the folder is what will serve.
+    return {**numbers._asdict(), "verdict": manifest["verdict"]}

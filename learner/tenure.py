@@ -1,8 +1,9 @@
 """The right to work: one learner at a time holds it, and whoever lost it commits nothing more.
 
 Acquires the lease, renews it from a thread of its own, and puts the epoch's check into every transaction. Knows
-nothing of leases. A learner that was stopped past its lease learns of it at its next breath: by the heartbeat,
-by `check()` between two batches, and, whatever it believes itself to be, by the transaction that it tries.
+nothing of cycles. A learner that was stopped past its lease learns of it at its next breath: by the heartbeat, by
+`check()` between two batches and before files are written, and, whatever it believes itself to be, by the
+transaction that it tries.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Self, TypeVar
 
@@ -36,13 +38,22 @@ class LeaseLost(HoneError):
     code = "lease_lost"
 
 
+def awake_or_not() -> float:
+    """Seconds that pass while the machine sleeps, too, as the lease's do."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Tenure:
     """One learner's turn at work, from `acquire` to `release`."""
 
-    def __init__(self, store: Store, *, epoch: int, seconds: float) -> None:
+    def __init__(
+        self, store: Store, *, epoch: int, seconds: float, clock: Callable[[], float] = awake_or_not
+    ) -> None:
         self.epoch = epoch
         self._store = store
         self._seconds = seconds
+        self._clock = clock
+        self._held_at = clock()
         self._ended = threading.Event()
         self._lost = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -69,13 +80,22 @@ class Tenure:
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise LeaseLost if the heartbeat found the lease gone. Cheap: ask as often as you like."""
-        if self._lost.is_set():
-            raise LeaseLost("another learner may be at work; this one stops")
+        """Raise LeaseLost if the lease is gone. Cheap: ask as often as you like.
+
+        A process that was asleep wakes in the middle of its work, before its heartbeat does: when no heartbeat can
+        vouch for the lease any more, the database is asked.
+        """
+        self._raise_if_lost()
+        if self._clock() - self._held_at >= self._seconds:
+            try:
+                self.confirm()
+            except Unavailable as error:
+                log.warning("the lease could not be confirmed: %s", error)  # as in `_beat`
+                self._held_at = self._clock()
 
     def write(self, work: Callable[[Session], Result]) -> Result:
         """Commit `work` only if the lease is still ours, checked in the same transaction."""
-        self.check()
+        self._raise_if_lost()
 
         def fenced(session: Session) -> Result:
             leases.assert_epoch(session, name=LEARNER, epoch=self.epoch)
@@ -93,6 +113,10 @@ class Tenure:
         """Ask the database itself: before anything that leaves a trace outside it."""
         self.write(lambda session: None)
 
+    def _raise_if_lost(self) -> None:
+        if self._lost.is_set():
+            raise LeaseLost("another learner may be at work; this one stops")
+
     def release(self) -> None:
         """Let others work; quietly, since a lease that cannot be given back runs out by itself."""
         self._ended.set()
@@ -106,6 +130,7 @@ class Tenure:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._seconds / BEATS):
+            asked_at = self._clock()
             try:
                 held = self._store.write(
                     lambda s: leases.renew_lease(s, name=LEARNER, epoch=self.epoch, seconds=self._seconds)
@@ -120,3 +145,4 @@ class Tenure:
                 )
                 self._lost.set()
                 return
+            self._held_at = asked_at

@@ -53,6 +53,7 @@ class Watch:
         self._stop = stop
         self._clock = clock
         self._step = ""
+        self._share = 0.0
         self._cancelled = False
         self._row_at = self._line_at = float("-inf")
         self._bar = Progress(
@@ -86,6 +87,7 @@ class Watch:
         Raises LeaseLost, Cancelled or Stopped where work must end.
         """
         self._tenure.check()
+        self._share = share
         now = self._clock()
         if self._task is not None:
             self._bar.update(self._task, completed=share, numbers=shown(numbers))
@@ -99,10 +101,6 @@ class Watch:
             self._store(share)
         self.raise_if_asked()
 
-    def should_stop(self) -> bool:
-        """For steps that save a checkpoint of their own before they end; `raise_if_asked` must follow."""
-        return self._stop.is_set() or self._cancelled or self._tenure.lost
-
     def raise_if_asked(self) -> None:
         """End here if the lease is lost, an operator cancelled, or the process is to stop."""
         self._tenure.check()
@@ -112,7 +110,8 @@ class Watch:
             raise Stopped
 
     def pause(self, seconds: float) -> None:
-        """Wait, but hear of a stop or a lost lease at once."""
+        """Wait, but hear of a cancel before, and of a stop or a lost lease at once."""
+        self(self._share)
         until = self._clock() + seconds
         while (left := until - self._clock()) > 0:
             self.raise_if_asked()

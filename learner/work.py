@@ -30,6 +30,12 @@ class Unfit(HoneError):
     code = "unfit"
 
 
+class TooFewVotes(HoneError):
+    """There is too little to train on, and more votes will mend it; the message is the why-not sentence."""
+
+    code = "too_few_votes"
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What every step of one cycle is given."""
@@ -42,9 +48,19 @@ class Work:
     artifacts: Artifacts
     tenure: Tenure
     watch: Watch
-    config: LearnerConfig
     settings: Settings
     _loaded: list[Base] = field(default_factory=list)
+
+    @property
+    def config(self) -> LearnerConfig:
+        """The numbers that the cycle was begun with. Raises Unfit when another version of Hone wrote them."""
+        values = {group: values for group, values in self.cycle.config.items() if group != "salt"}
+        try:
+            return LearnerConfig.from_dict(values)
+        except (ValueError, TypeError) as error:
+            raise Unfit(
+                f"the cycle was begun by another version of Hone ({error}); ask for a new one"
+            ) from error
 
     def result(self, step: str) -> dict[str, Any]:
         """What an earlier step left."""

@@ -8,40 +8,55 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from learner.dataset import Comparison, Dataset, Example, Outcome, PromptRow, Role, Thumb
 
+PROCESS = secrets.token_hex(8)
+"""This process, told from those before it: in a container each of them has the same number."""
+CYCLES, STARTS = "cycles", "starts.json"
+
 
 class WorkDir:
     """`<data_dir>/cycles/<cycle_id>/`."""
 
     def __init__(self, root: Path, cycle_id: str) -> None:
-        self.path = root / "cycles" / cycle_id
+        self.path = root / CYCLES / cycle_id
 
-    def open(self) -> None:
-        """Make the folder, and drop what a killed writer left half done."""
+    def open(self) -> int:
+        """Make the folder, and drop what a killed writer left half done.
+
+        Returns how many processes, this one included, have begun the step at hand; those before it died in it.
+        """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self.path.glob("*.part"):
             leftover.unlink()
+        starts = self._starts()
+        if PROCESS not in starts:
+            starts.append(PROCESS)
+            self._write(STARTS, starts)
+        return len(starts)
+
+    def leave(self) -> None:
+        """This process goes, in good order: it did not die of the step."""
+        if PROCESS in (starts := self._starts()):
+            self._write(STARTS, [start for start in starts if start != PROCESS])
 
     def result(self, step: str) -> dict[str, Any] | None:
         """What `step` left when it finished; None when it has not."""
-        try:
-            found = json.loads((self.path / f"{step}.json").read_text())
-        except FileNotFoundError:
-            return None
-        assert isinstance(found, dict)
+        found = self._read(f"{step}.json")
+        assert found is None or isinstance(found, dict)
         return found
 
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
         """Mark `step` as finished, with its result; its other files must be whole by now."""
-        with whole_file(self.path / f"{step}.json") as out:
-            json.dump(result, out, indent=1, sort_keys=True)
+        self._write(f"{step}.json", result)
+        self._write(STARTS, [PROCESS])
 
     def folder(self, step: str) -> Path:
         """A folder for a step's own files."""
@@ -52,6 +67,19 @@ class WorkDir:
     def remove(self) -> None:
         """The cycle has ended: nothing of it may linger."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _starts(self) -> list[str]:
+        return list(self._read(STARTS) or [])
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, content: Any) -> None:
+        with whole_file(self.path / name) as out:
+            json.dump(content, out, indent=1, sort_keys=True)
 
     # --- the dataset, one line per row --------------------------------------------------------------------
 
@@ -87,6 +115,15 @@ class WorkDir:
                 else:
                     counts = row[0]
         return Dataset(tuple(comparisons), tuple(thumbs), tuple(prompts), counts)
+
+
+def sweep(root: Path, *, is_active: Callable[[str], bool]) -> None:
+    """Remove the folders of all cycles but `is_active` ones: they hold what users wrote, and nobody needs them."""
+    folders = [path for path in (root / CYCLES).glob("*") if path.is_dir()]
+    # Asked after listing: a cycle has its row before its folder, and never comes back once it has ended.
+    for folder in folders:
+        if not is_active(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lines(dataset: Dataset) -> Iterator[list[Any]]:

@@ -17,7 +17,7 @@ from server.store.paging import page
 from server.store.tables import Cycle, LearnerState, Segment
 
 __all__ = [
-    "acquire_lease", "assert_epoch", "begin", "cancel_cycle", "end_cycle", "finish_step", "get_cycle",
+    "acquire_lease", "assert_epoch", "begin", "cancel_cycle", "end_cycle", "finish_step", "get_cycle", "is_active",
     "learner_state", "list_cycles", "next_cycle", "release_lease", "renew_lease", "request_cycle", "set_progress",
     "update_learner_state",
 ]  # fmt: skip
@@ -116,7 +116,10 @@ def end_cycle(
     version: int | None = None,
     reward_version: int | None = None,
 ) -> Cycle:
-    """The last word, with watermark and memory in the same transaction. Only a cycle that read to its end moves it."""
+    """The last word, with watermark and memory in the same transaction. Only a cycle that read to its end moves it.
+
+    A dry run leaves no trace in what the learner remembers: it must not put off the next real cycle.
+    """
     assert state in ENDED, state
     row = _running(session, cycle_id, epoch)
     row.state, row.reason, row.verdict = state, reason, verdict
@@ -124,8 +127,11 @@ def end_cycle(
     row.reward_version = row.reward_version if reward_version is None else reward_version
     row.finished_at = now()
     session.add(row)
+    if row.dry_run:
+        session.flush()
+        return row
     memory = update_learner_state(session, row.segment, last_run_at=row.finished_at, next_due_at=None)
-    if state in READ_ITS_VOTES and not row.dry_run:
+    if state in READ_ITS_VOTES:
         memory.watermark = max(memory.watermark, row.through)
         memory.backoff_until = None
         memory.refusals = memory.refusals + 1 if state == "refused" else 0
@@ -156,6 +162,12 @@ def get_cycle(session: Session, cycle_id: str, *, lock: bool = False) -> Cycle:
     if row is None:
         raise NotFound(f"There is no cycle {cycle_id!r}.", code="unknown_cycle")
     return row
+
+
+def is_active(session: Session, cycle_id: str) -> bool:
+    """Whether it waits or runs; False also for one that is not known."""
+    row = session.get(Cycle, cycle_id)
+    return row is not None and row.state in ACTIVE
 
 
 def list_cycles(

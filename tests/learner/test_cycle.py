@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 from sqlalchemy import update
 
 from learner import steps
 from learner.cycle import FULL, Step, finite, in_words, run_cycle
-from learner.duty import Duty, TooFewVotes
+from learner.duty import Duty
 from learner.tenure import LeaseLost, Tenure
 from learner.watch import Stopped
-from learner.work import Unfit, Work
+from learner.work import TooFewVotes, Work
+from learner.workdir import STARTS, WorkDir
 from server.artifacts import Artifacts
 from server.errors import Conflict, NotFound, Unavailable
 from server.settings import Settings
@@ -165,7 +168,18 @@ def test_a_dry_run_publishes_nothing_takes_no_number_and_reads_no_vote(house: Ho
     ended = house.once(dry_run=True)
     assert (ended.state, ended.verdict, ended.version) == ("rehearsed", PASSED, None)
     assert (house.published(), house.versions(), house.state().watermark) == ([], [], 0)
+    assert house.state().last_run_at is None
     assert house.once().version == 1
+
+
+def test_a_dry_run_that_fails_or_is_cancelled_puts_nothing_off(house: House) -> None:
+    def broken(work: Work) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    assert house.once(dry_run=True, steps=replaced("ppo", broken)).state == "failed"
+    assert (house.state().last_run_at, house.state().backoff_until) == (None, None)
+    house.duty().look()
+    assert house.champion() == 1
 
 
 def test_a_refused_dry_run_leaves_the_watermark_where_it_was(house: House) -> None:
@@ -250,22 +264,90 @@ def test_failures_in_a_row_wait_longer_and_longer(house: House) -> None:
     assert pauses == pytest.approx([120, 240, 480], abs=5)
 
 
-def test_a_record_that_cannot_be_trained_on_is_not_tried_every_few_seconds(house: House) -> None:
-    """Its votes stay unread, so that every look would find it due again."""
+def test_votes_that_turn_out_too_few_are_waited_for_and_said_so(house: House) -> None:
+    """The count that set it off knows less than the cycle does: it failed, waited ever longer and failed again."""
 
-    def unfit(work: Work) -> dict[str, Any]:
-        raise Unfit("only 2 votes can be trained on")
+    def lacking(work: Work) -> dict[str, Any]:
+        raise TooFewVotes("the votes come from 1 people")
 
-    ended = house.once(steps=replaced("collect", unfit))
-    assert (ended.state, ended.reason) == ("failed", "only 2 votes can be trained on")
+    duty = house.duty(steps=replaced("collect", lacking))
+    for _ in range(3):
+        duty.look()
+    (ended,) = house.store.read(lambda s: cycles.list_cycles(s))[0]
+    assert (ended.state, ended.reason) == ("refused", "the votes come from 1 people")
+    state = house.state()
+    assert (state.backoff_until, state.why_not) == (
+        None,
+        "the votes come from 1 people; no new votes since the last cycle",
+    )
+    house.vote(1)
+    duty.look()
+    assert house.state().why_not.startswith("the votes come from 1 people; 4 more votes or ")
+    house.vote(4)
     house.duty().look()
-    assert len(house.store.read(lambda s: cycles.list_cycles(s))[0]) == 1
+    assert house.champion() == 1
+    assert house.state().why_not == "no new votes since the last cycle"
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [OSError(errno.ENOSPC, "No space left on device"), Unavailable("away", code="database_unavailable")],
+def test_a_cycle_begun_by_another_version_fails_with_its_reason(house: House) -> None:
+    """Its configuration was read where nothing caught the error: every look broke on it, for ever."""
+
+    def reading(work: Work) -> dict[str, Any]:
+        assert work.config.collect
+        return collect(work)
+
+    def stop(work: Work) -> dict[str, Any]:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        house.once(steps=replaced("collect", stop))
+    house.store.write(lambda s: s.execute(update(t.Cycle).values(config={"ppo": {"magic": 1}})).rowcount)
+    house.duty(steps=replaced("collect", reading)).look()
+    ended = house.store.read(lambda s: cycles.list_cycles(s))[0][0]
+    assert ended.state == "failed"
+    assert "another version of Hone (PpoConfig has no magic)" in ended.reason
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+def test_a_cycle_that_ends_its_process_again_and_again_is_given_up(house: House) -> None:
+    """Killed for want of memory, it was begun anew by every process that came after."""
+
+    def dies(work: Work) -> dict[str, Any]:
+        raise Killed
+
+    asked = house.store.write(lambda s: cycles.request_cycle(s, segment="default", by="operator"))
+    folder = WorkDir(house.settings.data_dir, asked.id).path
+    for n in range(3):
+        with pytest.raises(Killed):
+            house.duty(steps=replaced("ppo", dies)).look()
+        (folder / STARTS).write_text(json.dumps([f"process {i}" for i in range(n + 1)]))
+    house.duty(steps=replaced("ppo", dies)).look()
+    ended = house.store.read(lambda s: cycles.get_cycle(s, asked.id))
+    assert ended.state == "failed"
+    assert "the end of 3 processes in a row" in ended.reason
+
+
+def test_a_cycle_that_is_stopped_in_good_order_may_be_stopped_as_often_as_one_likes(house: House) -> None:
+    def stop(work: Work) -> dict[str, Any]:
+        raise Stopped
+
+    asked = house.store.write(lambda s: cycles.request_cycle(s, segment="default", by="operator"))
+    house.duty(steps=replaced("ppo", stop)).look()
+    starts = WorkDir(house.settings.data_dir, asked.id).path / STARTS
+    assert json.loads(starts.read_text()) == []
+
+
+FULL_DISK = (
+    OSError(errno.ENOSPC, "No space left on device"),
+    shutil.Error([("from", "to", "[Errno 28] No space left on device: 'to'")]),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
 )
+
+
+@pytest.mark.parametrize("trouble", [*FULL_DISK, Unavailable("away", code="database_unavailable")])
 def test_a_full_disk_or_an_absent_database_is_waited_for(house: House, trouble: Exception) -> None:
     tries = []
 
@@ -279,13 +361,27 @@ def test_a_full_disk_or_an_absent_database_is_waited_for(house: House, trouble: 
     assert len(tries) == 3
 
 
-def test_a_disk_that_stays_full_fails_the_cycle_in_plain_words(house: House) -> None:
+@pytest.mark.parametrize("trouble", FULL_DISK)
+def test_a_disk_that_stays_full_fails_the_cycle_in_plain_words(house: House, trouble: Exception) -> None:
     def full(work: Work) -> dict[str, Any]:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise trouble
 
     ended = house.once(steps=replaced("ppo", full), waits=(0, 0))
     assert ended.state == "failed"
     assert ended.reason.startswith("the disk is full")
+
+
+def test_a_store_that_stays_away_leaves_the_cycle_to_a_later_look(house: House) -> None:
+    """Hours of training were thrown away because an object store was out of reach for ten minutes."""
+
+    def away(work: Work) -> dict[str, Any]:
+        raise Unavailable("The object store cannot be reached.")
+
+    house.duty(steps=replaced("register", away), waits=(0,)).look()
+    (left,) = house.store.read(lambda s: cycles.list_cycles(s))[0]
+    assert left.state == "running"
+    house.duty().look()
+    assert house.champion() == 1
 
 
 def test_an_operators_cancel_ends_the_cycle_at_the_next_breath(house: House) -> None:
@@ -300,6 +396,82 @@ def test_an_operators_cancel_ends_the_cycle_at_the_next_breath(house: House) -> 
     house.duty().look()
     assert house.champion() == 0, "what an operator cancelled must not begin again by itself at once"
     assert house.state().why_not.startswith("the last cycle failed or was cancelled; the next begins at ")
+
+
+def test_a_cancel_while_no_learner_ran_is_heard_before_any_work(house: House) -> None:
+    def stop(work: Work) -> dict[str, Any]:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        house.once(steps=replaced("ppo", stop))
+    (left,) = house.store.read(lambda s: cycles.list_cycles(s))[0]
+    house.store.write(lambda s: cycles.cancel_cycle(s, left.id))
+    house.store.write(lambda s: s.execute(update(t.Cycle).values(config={"unreadable": 1})).rowcount)
+    house.duty().look()
+    assert house.store.read(lambda s: cycles.get_cycle(s, left.id)).state == "cancelled"
+
+
+def test_a_cancel_is_heard_while_a_full_disk_is_waited_for(house: House) -> None:
+    def full(work: Work) -> dict[str, Any]:
+        work.store.write(lambda s: cycles.cancel_cycle(s, work.cycle.id))
+        work.watch._row_at = float("-inf")  # a second has passed
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert house.once(steps=replaced("ppo", full), waits=(60,)).state == "cancelled"
+
+
+def test_a_cancel_in_the_last_step_promotes_nothing(house: House) -> None:
+    """Asked for while the version was entered, it was only read by steps that come before."""
+
+    def cancelled(work: Work) -> dict[str, Any]:
+        result = steps.register(work)
+        work.store.write(lambda s: cycles.cancel_cycle(s, work.cycle.id))
+        return result
+
+    ended = house.once(steps=replaced("register", cancelled))
+    assert (ended.state, ended.version, house.champion()) == ("published", 1, 0)
+    assert ended.reason == "v1 passed the gate and waits for an operator: the cycle was cancelled."
+
+
+def test_a_sealed_verdict_is_the_verdict(house: House) -> None:
+    """Killed between publishing and entering, with its folder lost: judged anew, the registry said otherwise than
+    the folder that serves."""
+
+    def killed(work: Work) -> dict[str, Any]:
+        steps.publish.publish(
+            work.artifacts,
+            tenure=work.tenure,
+            source=work.folder.folder("candidate"),
+            path=f"adapters/default/v{steps.publish.reserve(work.tenure, work.cycle.id).version:06d}",
+            manifest={"cycle": work.cycle.id, "parent": 0, "verdict": REFUSED},
+        )
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        house.once(steps=replaced("register", killed))
+    house.duty().look()
+    ended = house.store.read(lambda s: cycles.list_cycles(s))[0][0]
+    assert (ended.state, ended.verdict, house.champion()) == ("refused", REFUSED, 0)
+    assert [row.passed for row in house.versions()] == [False]
+
+
+def test_folders_of_cycles_that_ended_are_swept(house: House) -> None:
+    """Killed between a cycle's end and the end of its folder: users' prompts stayed on the disk for good."""
+
+    def stop(work: Work) -> dict[str, Any]:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        house.once(steps=replaced("ppo", stop))
+    (left,) = house.store.read(lambda s: cycles.list_cycles(s))[0]
+    folders = house.settings.data_dir / "cycles"
+    (folders / "cyc_of_an_older_record").mkdir()
+    with pytest.raises(Stopped):
+        house.duty(steps=replaced("ppo", stop)).once(segment="default")
+    assert [path.name for path in folders.iterdir()] == [left.id]
+    house.store.write(lambda s: s.execute(update(t.Cycle).values(state="cancelled")).rowcount)
+    house.duty().look()
+    assert list(folders.iterdir()) == []
 
 
 def test_nothing_of_a_cycle_lingers_in_its_folder(house: House) -> None:
@@ -439,6 +611,20 @@ def test_the_heartbeat_tells_a_working_step_that_the_lease_is_gone(tmp_path: Pat
     with pytest.raises(LeaseLost):
         house.once(steps=replaced("ppo", slow))
     house.store.close()
+
+
+def test_a_learner_that_slept_asks_the_database_before_it_goes_on(house: House) -> None:
+    """It wakes in the middle of a step, and its heartbeat a little later: in between it wrote its checkpoint into the
+    folder in which the next holder was at work."""
+    hours = [0.0]
+    epoch = house.store.write(lambda s: cycles.acquire_lease(s, name="learner", holder="me", seconds=600))
+    tenure = Tenure(house.store, epoch=epoch or 0, seconds=600, clock=lambda: 3600 * hours[0])
+    tenure.check()
+    steal(house.store)
+    tenure.check()
+    hours[0] = 1.0
+    with pytest.raises(LeaseLost):
+        tenure.check()
 
 
 def test_a_heartbeat_keeps_the_lease_of_a_long_step(tmp_path: Path) -> None:

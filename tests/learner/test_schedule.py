@@ -34,6 +34,12 @@ def test_the_sentence_names_the_votes_and_the_time_that_are_missing() -> None:
     assert answer == NotYet("37 more votes or 14:00 UTC", NOON + timedelta(hours=2))
 
 
+def test_what_the_votes_lacked_stands_before_what_is_waited_for() -> None:
+    answer = ask(new=263, lacks="only 150 votes can be trained on", last_run_at=NOON - timedelta(hours=22))
+    assert isinstance(answer, NotYet)
+    assert answer.why == "only 150 votes can be trained on; 37 more votes or 14:00 UTC"
+
+
 def test_one_vote_is_singular() -> None:
     assert ask(new=299, last_run_at=NOON - timedelta(hours=22)) == NotYet(
         "1 more vote or 14:00 UTC", NOON + timedelta(hours=2)
