@@ -110,9 +110,8 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 def explain(problem: dict[str, Any]) -> errors.HoneError:
     """The first of pydantic's complaints: an unreadable body is malformed, a wrong field is invalid."""
-    place = [
-        str(part) for part in problem["loc"][1:]
-    ]  # the first part says where: body, query, path or header
+    # The first part says where: body, query, path or header. A field may bear such a name itself.
+    place = [str(part) for part in problem["loc"][1:]]
     if problem["type"] == "json_invalid":
         return errors.Malformed(f"The body is not JSON: {problem['ctx']['error']}.")
     if not place:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,8 @@ class House:
             follow_seconds=0.02,
         )
 
-    def promote(self, version: int, segment: str = "default") -> int:
-        return self.store.write(
+    def promote(self, version: int, segment: str = "default") -> None:
+        self.store.write(
             lambda s: adapters.promote(s, segment=segment, version=version, by="test", reason="").seq
         )
 
@@ -118,6 +119,33 @@ def test_a_row_written_by_another_process_is_followed(tmp_path: Path) -> None:
         assert at.engine.loaded == [version]
         found = at.store.read(lambda s: [check.outcome for check in adapters.checks(s, version)])
         assert found == ["verified"]
+
+    house(tmp_path, story)
+
+
+def test_waiting_for_a_change_ignores_a_reading_that_began_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new policy was said to be in force while the follower still settled by what it had read before."""
+
+    async def story(at: House) -> None:
+        read = at.store.read_async
+
+        async def read_slowly(work: Any) -> Any:
+            found = await read(work)
+            has_read.set()
+            await asyncio.sleep(0.1)
+            return found
+
+        has_read = asyncio.Event()
+        monkeypatch.setattr(at.store, "read_async", read_slowly)
+        await has_read.wait()
+        await asyncio.to_thread(
+            at.store.write,
+            lambda s: adapters.update_segment(s, "default", pairing={"share": 0.9}).name,
+        )
+        post = await at.serving.wait_serving("default", patience=5)
+        assert post.wanted.pairing.share == 0.9
 
     house(tmp_path, story)
 
