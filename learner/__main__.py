@@ -127,7 +127,8 @@ def duty_of(settings: Settings, *, stop: threading.Event | None = None) -> Itera
         signal.signal(name, lambda *_: stop.set())
     store = open_store(settings.resolved_database_url)
     try:
-        yield Duty(settings, store, Artifacts(settings.resolved_artifacts_url), stop=stop)
+        artifacts = Artifacts(settings.resolved_artifacts_url, cache=settings.data_dir)
+        yield Duty(settings, store, artifacts, stop=stop)
     finally:
         store.close()
 

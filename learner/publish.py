@@ -65,10 +65,13 @@ def publish(
     found = _published(artifacts, path)
     if found is None:
         staged = artifacts.stage(path)
-        shutil.copytree(source, staged, dirs_exist_ok=True)
-        artifacts.seal(staged, dict(manifest))
-        tenure.confirm()
-        artifacts.publish(staged, path)
+        try:
+            shutil.copytree(source, staged, dirs_exist_ok=True)
+            artifacts.seal(staged, dict(manifest))
+            tenure.confirm()
+            artifacts.publish(staged, path)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
         log.info("published %s", path, extra={"cycle": manifest["cycle"]})
         found = _published(artifacts, path)
     assert found is not None, f"{path} was just published"

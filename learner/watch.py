@@ -111,6 +111,7 @@ class Watch:
 
     def pause(self, seconds: float) -> None:
         """Wait, but hear of a cancel before, and of a stop or a lost lease at once."""
+        self._row_at = float("-inf")
         self(self._share)
         until = self._clock() + seconds
         while (left := until - self._clock()) > 0:

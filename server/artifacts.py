@@ -9,21 +9,26 @@ stage -> (the caller writes files) -> seal -> publish; fetch -> verify -> (the c
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from server.errors import AdapterRejected, Conflict, Invalid, NotFound
+from server.errors import AdapterRejected, Conflict, Invalid, NotFound, Unavailable
 
 MANIFEST = "manifest.json"
 TMP = ".tmp"
+BROKEN_AFTER_SECONDS = 24 * 3600.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FORBIDDEN = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"}
 """Formats that can run code when they are loaded; weights are safetensors, always."""
@@ -40,9 +45,10 @@ class Artifacts:
         self._cache = home if self._is_local else home / "fetched"
 
     def stage(self, relative: str) -> Path:
-        """An empty folder to write into; whatever an earlier, broken attempt left there is gone."""
-        folder = self._staging / _checked(relative).replace("/", "-")
-        shutil.rmtree(folder, ignore_errors=True)
+        """An empty folder to write into, that no other process works in."""
+        self._forget_broken()
+        name = _checked(relative).replace("/", "-")
+        folder = self._staging / f"{name}-{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         return folder
 
@@ -58,7 +64,8 @@ class Artifacts:
     def publish(self, staged: Path, relative: str) -> str:
         """Make a sealed folder appear under its name, whole; returns the sha256 of its manifest.
 
-        Raises Conflict (`version_taken`) when something stands there already: a number is never used twice.
+        Raises Conflict (`version_taken`) when something stands there already: a number is never used twice; and
+        Unavailable when the store cannot be reached.
         """
         self.verify(staged)
         digest = _sha256(staged / MANIFEST)
@@ -72,22 +79,31 @@ class Artifacts:
         return digest
 
     def exists(self, relative: str) -> bool:
-        return bool(self._files.exists(f"{self._root}/{_checked(relative)}/{MANIFEST}"))
+        """Raises Unavailable when the store cannot be reached."""
+        path = f"{self._root}/{_checked(relative)}/{MANIFEST}"
+        with self._reached():
+            return bool(self._files.exists(path))
 
     def fetch(self, relative: str) -> Path:
-        """The folder on this machine's disk, downloaded once when it lives elsewhere. Verify it before use."""
+        """The folder on this machine's disk, downloaded once when it lives elsewhere. Verify it before use.
+
+        Raises NotFound, and Unavailable when the store cannot be reached.
+        """
         if not self.exists(relative):
             raise NotFound(f"nothing is published at {relative}", code="unknown_version")
         local = self._cache / relative
         if self._is_local or (local / MANIFEST).exists():
             return local
         arriving = self.stage(relative)
-        remote = f"{self._root}/{relative}"
-        for path in self._files.find(remote):
-            target = arriving / Path(path).relative_to(Path(remote))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(path, str(target))
-        self._rename_into_place(arriving, local)
+        try:
+            with self._reached():
+                self._download(relative, arriving)
+            self._rename_into_place(arriving, local)
+        except OSError:
+            if not (local / MANIFEST).exists():  # else another process has fetched the very same meanwhile
+                raise
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
         return local
 
     def verify(self, folder: Path) -> dict[str, Any]:
@@ -113,9 +129,28 @@ class Artifacts:
                 )
         return dict(manifest)
 
-    def clean(self) -> None:
-        """Remove what broken attempts left behind. Only for the one process that publishes."""
-        shutil.rmtree(self._staging, ignore_errors=True)
+    def _forget_broken(self) -> None:
+        """Remove what killed processes left behind: untouched for so long that none can be at work in it."""
+        for folder in self._staging.glob("*"):
+            with suppress(FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > BROKEN_AFTER_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Whatever goes wrong on the way to an object store as Unavailable; a local disk's errors stay what they are.
+
+        Each of fsspec's stores has errors of its own, without a common root.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._is_local or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+                raise
+            raise Unavailable(
+                f"The artifacts cannot be reached: {type(error).__name__}: {error}",
+                code="artifacts_unavailable",
+            ) from error
 
     def _rename_into_place(self, staged: Path, target: Path) -> None:
         for path in _files_in(staged):
@@ -126,11 +161,19 @@ class Artifacts:
         staged.rename(target)
         _sync(target.parent)
 
+    def _download(self, relative: str, arriving: Path) -> None:
+        remote = f"{self._root}/{relative}"
+        for path in self._files.find(remote):
+            target = arriving / Path(path).relative_to(Path(remote))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get_file(path, str(target))
+
     def _upload(self, staged: Path, relative: str) -> None:
         names = sorted(path.relative_to(staged).as_posix() for path in _files_in(staged))
         names.remove(MANIFEST)
-        for name in [*names, MANIFEST]:
-            self._files.put_file(str(staged / name), f"{self._root}/{relative}/{name}")
+        with self._reached():
+            for name in [*names, MANIFEST]:
+                self._files.put_file(str(staged / name), f"{self._root}/{relative}/{name}")
 
 
 def _protocols(files: Any) -> set[str]:

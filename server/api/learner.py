@@ -13,11 +13,11 @@ from sqlmodel import Session
 from server.api import envelope
 from server.api.deps import Operator, PartsDep
 from server.api.schemas import CycleBody
+from server.errors import NotFound
 from server.store import adapters, cycles, keys
 from server.store.tables import Cycle
 
 router = APIRouter(tags=["learner"])
-ACTIVE = {"requested", "running"}
 
 
 @router.get("/v1/learner")
@@ -28,7 +28,7 @@ async def learner(caller: Operator, parts: PartsDep, segment: str = "default") -
         adapters.lane(session, segment)
         state = cycles.learner_state(session, segment)
         newest, _ = cycles.list_cycles(session, segment=segment, limit=1)
-        current = newest[0] if newest and newest[0].state in ACTIVE else None
+        current = newest[0] if newest and newest[0].state in cycles.ACTIVE else None
         return {
             "segment": segment,
             "state": current.state if current else "idle",
@@ -109,7 +109,10 @@ async def cancel(cycle_id: str, caller: Operator, parts: PartsDep) -> Response:
 def _plots(session: Session, version: int | None) -> list[str]:
     if version is None:
         return []
-    files = adapters.get_adapter(session, version).manifest.get("files", {})
+    try:
+        files = adapters.get_adapter(session, version).manifest.get("files", {})
+    except NotFound:
+        return []  # a cycle knows its number before the version is in the registry
     return [f"/v1/adapters/{version}/files/{name}" for name in sorted(files) if name.startswith("plots/")]
 
 

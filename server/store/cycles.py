@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 from server.errors import Conflict, NotFound
 from server.store.ids import new_id, now
 from server.store.leases import LEARNER, acquire_lease, assert_epoch, release_lease, renew_lease
+from server.store.live import READ_BY
 from server.store.paging import page
 from server.store.tables import Cycle, LearnerState, Segment
 
@@ -22,9 +23,8 @@ __all__ = [
     "update_learner_state",
 ]  # fmt: skip
 ACTIVE = ("requested", "running")
-READ_ITS_VOTES = frozenset({"promoted", "published", "refused"})
-"""States that move the watermark: the votes were read to the end."""
-ENDED = READ_ITS_VOTES | {"rehearsed", "failed", "cancelled"}
+ENDED = (*READ_BY, "rehearsed", "failed", "cancelled")
+"""`READ_BY` are those that move the watermark: the votes were read to the end."""
 
 
 def request_cycle(session: Session, *, segment: str, by: str, dry_run: bool = False) -> Cycle:
@@ -131,7 +131,7 @@ def end_cycle(
         session.flush()
         return row
     memory = update_learner_state(session, row.segment, last_run_at=row.finished_at, next_due_at=None)
-    if state in READ_ITS_VOTES:
+    if state in READ_BY:
         memory.watermark = max(memory.watermark, row.through)
         memory.backoff_until = None
         memory.refusals = memory.refusals + 1 if state == "refused" else 0

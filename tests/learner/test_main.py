@@ -7,6 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from learner.__main__ import duty_of
+from server.settings import Settings
 from tests.learner.record import blank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +70,14 @@ def test_a_database_of_another_version_is_refused_with_the_command_that_mends_it
     )
     assert done.returncode == 1
     assert "hone db upgrade" in done.stderr
+
+
+def test_what_is_fetched_lies_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With adapters in an object store, the learner kept its copies wherever it had been started."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "hone.db").write_bytes(blank())
+    with duty_of(Settings(data_dir=tmp_path, artifacts_url="memory://bucket/prefix")) as duty:
+        assert duty._artifacts.stage("adapters/default/v000001").is_relative_to(tmp_path)
 
 
 def test_the_scheduler_ends_in_good_order_when_asked(tmp_path: Path) -> None:

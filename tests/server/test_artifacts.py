@@ -1,13 +1,17 @@
 """Published folders appear whole, never change, and hold nothing that was not sealed into them."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
 
 from server.artifacts import MANIFEST, Artifacts
-from server.errors import AdapterRejected, Conflict, HoneError, Invalid, NotFound
+from server.errors import AdapterRejected, Conflict, HoneError, Invalid, NotFound, Unavailable
 
 NAME = "adapters/default/v000001"
 
@@ -129,10 +133,83 @@ def test_a_name_cannot_leave_the_root(tmp_path: Path, name: str) -> None:
         assert isinstance(refused.value, HoneError)
 
 
-def test_cleaning_leaves_what_is_published(tmp_path: Path) -> None:
+def test_two_processes_may_stage_the_same_version(artifacts: Artifacts) -> None:
+    """The second one emptied the folder that the first was filling."""
+    one, other = artifacts.stage(NAME), artifacts.stage(NAME)
+    (one / "adapter_model.safetensors").write_bytes(b"weights")
+    assert list(other.iterdir()) == []
+    artifacts.seal(one, {})
+    artifacts.publish(one, NAME)
+    assert artifacts.exists(NAME)
+
+
+def test_a_folder_that_another_process_fetched_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = Artifacts("memory://bucket/twice", cache=tmp_path)
+    published(artifacts, name="adapters/default/v000002")
+    shutil.rmtree(tmp_path / "fetched")
+    rename = artifacts._rename_into_place
+
+    def late(staged: Path, target: Path) -> None:
+        shutil.copytree(staged, target)
+        rename(staged, target)
+
+    monkeypatch.setattr(artifacts, "_rename_into_place", late)
+    assert artifacts.verify(artifacts.fetch("adapters/default/v000002"))["version"] == 1
+    assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+def test_what_broken_attempts_left_goes_after_a_day_and_nothing_else(tmp_path: Path) -> None:
     artifacts = Artifacts(str(tmp_path))
     published(artifacts)
-    artifacts.stage("adapters/default/v000002")
-    artifacts.clean()
+    broken, at_work = artifacts.stage(NAME), artifacts.stage(NAME)
+    (broken / "adapter_model.safetensors").write_bytes(b"wei")
+    os.utime(broken, (0, 0))
+    fresh = artifacts.stage("adapters/default/v000002")
+    assert set((tmp_path / ".tmp").iterdir()) == {at_work, fresh}
     assert artifacts.exists(NAME)
-    assert not (tmp_path / ".tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "trouble", [PermissionError("Access Denied"), TimeoutError(), RuntimeError("no route")]
+)
+def test_a_store_that_cannot_be_reached_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """Its own errors failed the cycle, and what it had trained was thrown away."""
+    artifacts = Artifacts("memory://bucket/away", cache=tmp_path)
+    staged = artifacts.stage(NAME)
+    artifacts.seal(staged, {})
+
+    def fail(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(
+        artifacts, "_files", SimpleNamespace(exists=fail, put_file=fail, find=fail, get_file=fail)
+    )
+    for action in (lambda: artifacts.exists(NAME), lambda: artifacts.publish(staged, NAME)):
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            action()
+    monkeypatch.setattr(artifacts._files, "exists", lambda path: False)
+    with pytest.raises(Unavailable):
+        artifacts.publish(staged, NAME)
+    monkeypatch.setattr(artifacts._files, "exists", lambda path: True)
+    with pytest.raises(Unavailable):
+        artifacts.fetch(NAME)
+    assert list((tmp_path / ".tmp").iterdir()) == [staged], "half a download is no use to anybody"
+
+
+def test_a_full_local_disk_is_not_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = Artifacts("memory://bucket/full", cache=tmp_path)
+    published(artifacts, name="adapters/default/v000003")
+    shutil.rmtree(tmp_path / "fetched")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts._files, "get_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        artifacts.fetch("adapters/default/v000003")

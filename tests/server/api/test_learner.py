@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from server.store.tables import Cycle
 from tests.server.live import LiveServer
 
 
@@ -42,6 +44,15 @@ def test_a_cycle_is_asked_for_once_and_can_be_cancelled(own: LiveServer) -> None
         assert admin.post("/v1/learner/cycles/cyc_nothing/cancel").status_code == 404
         actions = [row["action"] for row in admin.get("/v1/audit").json()["data"]]
         assert {"cycle.request", "cycle.cancel"} <= set(actions)
+
+
+def test_a_cycle_with_a_number_and_no_version_yet_is_shown(own: LiveServer) -> None:
+    """Between taking its number and entering its version, a cycle answered 404 to whoever looked at it."""
+    with own.client() as admin:
+        cycle = admin.post("/v1/learner/cycles", json={}).json()
+        own.store.write(lambda s: s.execute(update(Cycle).values(version=7)).rowcount)
+        shown = admin.get(f"/v1/learner/cycles/{cycle['id']}")
+        assert (shown.status_code, shown.json()["version"], shown.json()["plots"]) == (200, 7, [])
 
 
 def test_a_cycle_needs_a_segment_that_exists(own: LiveServer) -> None:
