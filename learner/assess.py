@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from learner.judge import (
 from learner.likelihood import tabulate
 from learner.policy_state import Candidate
 from learner.rollout import Replies, generate, reply_logprobs
-from server.modeling import Base, Ids, Pair, load_adapter, read_adapter, use_adapter
+from server.modeling import Base, Ids, Pair, load_adapter, use_adapter
 from server.scoring import RewardModel, feature_scale
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -83,18 +84,17 @@ def assess(
     assert candidates, "there is nothing to judge"
     court = _Court(base, reward, config, seed=seed)
     found, judge = court.convene(dataset)
-    prompts = held_out_prompts(dataset, config, extra=SELECTION_PROMPTS)
-    selection, decisive = prompts[:SELECTION_PROMPTS], prompts[SELECTION_PROMPTS:]
+    selection, decisive = held_out_prompts(dataset, config)
     old = court.answers(selection, champion, CHAMPION)
     bare = old.behaviour if champion is None else court.answers(selection, None, CHAMPION).behaviour
-    texts = [prompt for prompt in prompts if len(prompt) > 1]
+    texts = [prompt for prompt in dict.fromkeys(selection + decisive) if len(prompt) > 1]
     table: list[dict[str, float]] = []
     fits: list[bool] = []
     for i, candidate in enumerate(candidates):
         if check:
             check()
         new = court.answers(selection, candidate.path, CANDIDATE)
-        opinion = prefer(judge, new.features, old.features, config.gate)
+        opinion = prefer(judge, new.features, old.features, config.gate, prompts=selection)
         perplexity = court.perplexity_ratio(candidate.path, texts[:SELECTION_PROMPTS])
         fits.append(not budget_faults(new.behaviour, old.behaviour, bare, perplexity, config.gate))
         table.append(
@@ -121,18 +121,25 @@ def assess(
     return Assessment(candidates[best], verdict, table)
 
 
-def held_out_prompts(dataset: Dataset, config: LearnerConfig, *, extra: int) -> list[Ids]:
-    """Different prompts of the judge's users first, then theirs again: what PPO never trained on.
+def held_out_prompts(dataset: Dataset, config: LearnerConfig) -> tuple[list[Ids], list[Ids]]:
+    """Prompts of the judge's users, which PPO never trained on: those to choose on, and others to decide on.
 
-    With no prompt of theirs at all (a handful of users), everybody's are taken.
+    The different ones are shared out first; then each part repeats its own until it is long enough, since one prompt
+    has many replies. With no prompt of theirs at all (a handful of users), everybody's are taken; a single one has
+    to serve for both.
     """
     longest = config.ppo.max_prompt_tokens
     usable = [p for p in dataset.prompts if 0 < len(p.token_ids) <= longest]
     pool = [p.token_ids for p in usable if p.role is Role.JUDGE] or [p.token_ids for p in usable]
-    wanted = config.gate.prompts + extra
-    distinct = list(dict.fromkeys(pool))
+    distinct: list[Ids] = list(dict.fromkeys(pool))
     assert distinct, "there are no prompts"
-    return [distinct[i % len(distinct)] for i in range(wanted)]
+    edge = min(SELECTION_PROMPTS, len(distinct) // 2)
+    parts = (distinct[:edge] or distinct, distinct[edge:])
+    selection, decisive = (
+        list(islice(cycle(part), wanted))
+        for part, wanted in zip(parts, (SELECTION_PROMPTS, config.gate.prompts), strict=True)
+    )
+    return selection, decisive
 
 
 class _Court:
@@ -202,15 +209,13 @@ class _Court:
         new = self.answers(prompts, candidate, CANDIDATE, salt=1)
         old = self.answers(prompts, champion, CHAMPION, salt=2)  # other seeds: two draws, not one twice
         bare = old.behaviour if champion is None else self.answers(prompts, None, CHAMPION, salt=3).behaviour
-        factors = read_adapter(candidate).factors.values()
         return Evidence(
             signal=found,
-            preference=prefer(judge, new.features, old.features, self.config.gate),
+            preference=prefer(judge, new.features, old.features, self.config.gate, prompts=prompts),
             candidate=new.behaviour,
             champion=old.behaviour,
             base=bare,
             text_perplexity_ratio=self.perplexity_ratio(candidate, texts),
-            finite=all(bool(torch.isfinite(x).all()) for pair in factors for x in pair),
             differs=new.logprob_gap >= DIFFERS_BY,
             proxy_gain=self.proxy(new.replies) - self.proxy(old.replies),
             best_of_4_gain=self._best_of_4(judge, few, champion),
@@ -223,7 +228,7 @@ class _Court:
         best = scores.argmax(dim=0)
         features = torch.stack([t.features for t in tries])[best, torch.arange(len(prompts))]
         other = self.answers(prompts, champion, CHAMPION, salt=20)
-        return prefer(judge, features, other.features, self.config.gate).gain
+        return prefer(judge, features, other.features, self.config.gate, prompts=prompts).gain
 
     def perplexity_ratio(self, candidate: Path, texts: Sequence[Ids]) -> float:
         """exp of the mean rise in nats per token over the prompts themselves."""

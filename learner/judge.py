@@ -1,6 +1,6 @@
 """The offline gate: may this candidate be promoted? Judged on users whom the reward model never saw.
 
-    G0 integrity     finite weights, and it answers differently from the bare base
+    G0 integrity     it answers differently from the bare base (an adapter that is not finite cannot even be loaded)
     G1 signal        do the votes say anything? predicted for users that were left out, fold by fold
     G2 preference    would the judge's users prefer its replies to the champion's, on prompts not trained on?
     G3 budgets       distance from the base, length, endings, variety, grip on the users' own texts
@@ -16,7 +16,7 @@ of ten cases; the refits ask how it looks with other users of the same kind.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from learner.behaviour import Behaviour
-from learner.config import GateConfig
+from learner.config import GateConfig, RewardConfig
 from learner.likelihood import FIRST, TIE, LinearFit, Votes, VoteTable, fit_linear
 
-INTERCEPT_SD = 1.5
+INTERCEPT_SD = RewardConfig().intercept_sd
+"""The judge thinks of its people's leniency as the reward model does of its own."""
 
 
 class Signal(NamedTuple):
@@ -57,14 +58,15 @@ class Preference(NamedTuple):
     """The judge on candidate against champion, reply by reply to the same prompts."""
 
     win_rate: float
-    """Share of prompts won, ties half."""
+    """Share of prompts won, ties half; of a prompt with several replies, the share that it won of those."""
     lower_bound: float
-    """One-sided, over prompts."""
+    """One-sided, over different prompts."""
     refit_share: float
     """Share of refitted judges that see a win rate above one half."""
     gain: float
     """Mean score difference, in standard deviations of the champion's replies."""
     prompts: int
+    """Different ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,12 @@ class Evidence:
     base: Behaviour
     text_perplexity_ratio: float
     """Perplexity of the candidate over the base's, on the users' own texts."""
-    finite: bool
     differs: bool
     """The candidate's log probabilities are not the base's."""
     proxy_gain: float
     """The reward model's own opinion of candidate over champion, in the same unit as `preference.gain`."""
     best_of_4_gain: float | None = None
-    """What the judge sees in the best of four base replies by the reward model: the cheap way to be beaten."""
+    """What the judge sees in the best of four champion replies by the reward model: the cheap way to be beaten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,20 +180,34 @@ def fit_judge(
     return Judge(fit(table.votes), tuple(refits))
 
 
-def prefer(judge: Judge, candidate: Tensor, champion: Tensor, config: GateConfig) -> Preference:
-    """Compare replies to the same prompts: (N, F) features of each side, row for row."""
-    ours, theirs = judge.fit.score(candidate), judge.fit.score(champion)
-    wins = _wins(ours - theirs)
-    count = len(wins)
-    rate = float(wins.mean())
+def prefer(
+    judge: Judge, candidate: Tensor, champion: Tensor, config: GateConfig, *, prompts: Sequence[Hashable]
+) -> Preference:
+    """Compare replies to the same `prompts`: (N, F) features of each side, row for row.
+
+    Several replies to one prompt are about that prompt: they are averaged first, and the bound is over different
+    prompts. It takes the widest spread that their win rate allows, since few prompts can lie close together by chance.
+    """
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    index, count = torch.tensor([place[prompt] for prompt in prompts]), len(place)
+
+    def mean(found: Tensor) -> float:
+        """Over prompts, of the means over their replies."""
+        return float((torch.bincount(index, weights=found.double()) / torch.bincount(index)).mean())
+
+    def win_rate(fit: LinearFit) -> float:
+        return mean(_wins(fit.score(candidate) - fit.score(champion)))
+
+    rate = win_rate(judge.fit)
     error = math.sqrt(max(rate * (1 - rate), 0.25 / count) / count)
-    refits = [float(_wins(r.score(candidate) - r.score(champion)).mean()) for r in judge.refits]
+    refits = [win_rate(fit) for fit in judge.refits]
+    ours, theirs = judge.fit.score(candidate), judge.fit.score(champion)
     spread = float(theirs.std(unbiased=False))
     return Preference(
         win_rate=rate,
         lower_bound=rate - NormalDist().inv_cdf(config.confidence) * error,
         refit_share=sum(r > 0.5 for r in refits) / max(1, len(refits)),
-        gain=float((ours - theirs).mean()) / max(spread, 1e-6),
+        gain=mean(ours - theirs) / max(spread, 1e-6),
         prompts=count,
     )
 
@@ -238,8 +253,6 @@ def gate(evidence: Evidence, config: GateConfig) -> Verdict:
 
 
 def _check_integrity(evidence: Evidence, refusals: list[str]) -> None:
-    if not evidence.finite:
-        refusals.append("The adapter holds numbers that are not finite.")
     if not evidence.differs:
         refusals.append("The adapter answers exactly as the bare base does: nothing was trained.")
 

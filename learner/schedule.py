@@ -129,8 +129,13 @@ class Schedule:
         self._monotonic = monotonic
         self._offset = wall() - monotonic()
         self._every: dict[str, float] = {}
+        # A look is skipped while the one before it still trains: for hours, and no reason for a warning each time.
+        errors = logging.getLogger(f"{__name__}.jobs")
+        errors.setLevel(logging.ERROR)
         self._scheduler = BackgroundScheduler(
-            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+            timezone=UTC,
+            logger=errors,
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
     def every(self, seconds: float, job_id: str, look: Callable[[], None]) -> None:

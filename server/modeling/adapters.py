@@ -37,6 +37,7 @@ class AdapterWeights(NamedTuple):
 
     rank: int
     alpha: float
+    """As plain LoRA counts it, whatever the folder's own way: the product of the factors is scaled by alpha / rank."""
     scaling: float
     factors: dict[str, tuple[Tensor, Tensor]]
 
@@ -177,8 +178,9 @@ def read_adapter(folder: Path) -> AdapterWeights:
         factors[module] = (tensors[key].float(), partner.float())
     if not factors or len(tensors) != 2 * len(factors):
         raise AdapterRejected(f"the adapter in {folder.name} holds tensors that belong to no LoRA layer")
-    scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return AdapterWeights(rank=rank, alpha=alpha, scaling=scaling, factors=factors)
+    if config.get("use_rslora"):  # scales by alpha / sqrt(rank)
+        alpha *= rank**0.5
+    return AdapterWeights(rank=rank, alpha=alpha, scaling=alpha / rank, factors=factors)
 
 
 def check_shapes(model: Any, weights: AdapterWeights) -> None:

@@ -64,14 +64,27 @@ def test_the_same_cycle_is_judged_the_same(tmp_path: Path) -> None:
 def test_prompts_that_ppo_trains_on_are_not_judged_on() -> None:
     data = dataset()
     own = {p.token_ids for p in data.prompts if p.role is Role.JUDGE}
-    found = held_out_prompts(data, CONFIG, extra=4)
-    assert len(found) == 16
-    assert set(found) <= own
+    selection, decisive = held_out_prompts(data, CONFIG)
+    assert (len(selection), len(decisive)) == (64, 12)
+    assert {*selection, *decisive} == own
+
+
+def test_no_prompt_both_chooses_and_decides() -> None:
+    """With few of them, the very prompts on which a candidate had looked best were asked again for the verdict."""
+    selection, decisive = held_out_prompts(dataset(), CONFIG)
+    assert not set(selection) & set(decisive)
+    assert len(set(selection)) == len(set(decisive)) == 5
 
 
 def test_without_prompts_of_the_judge_s_users_everybody_s_are_taken() -> None:
     data = replace(dataset(), prompts=(PromptRow((1, 2)), PromptRow((3, 4))))
-    assert set(held_out_prompts(data, CONFIG, extra=0)) == {(1, 2), (3, 4)}
+    selection, decisive = held_out_prompts(data, CONFIG)
+    assert (set(selection), set(decisive)) == ({(1, 2)}, {(3, 4)})
+
+
+def test_a_single_prompt_has_to_serve_for_both() -> None:
+    selection, decisive = held_out_prompts(replace(dataset(), prompts=(PromptRow((1, 2)),)), CONFIG)
+    assert set(selection) == set(decisive) == {(1, 2)}
 
 
 def test_nothing_to_judge_is_a_mistake_of_the_caller() -> None:

@@ -11,6 +11,7 @@ from learner.config import GateConfig
 from learner.dataset import Comparison, Dataset, Example, Outcome, Thumb
 from learner.judge import (
     Evidence,
+    Judge,
     Preference,
     Signal,
     best_checkpoint,
@@ -20,7 +21,7 @@ from learner.judge import (
     prefer,
     signal,
 )
-from learner.likelihood import VoteTable, tabulate
+from learner.likelihood import LinearFit, Manners, VoteTable, tabulate
 
 CONFIG = GateConfig()
 FEATURES = 48
@@ -90,7 +91,7 @@ def verdict_on(shift: float, *, sharpness: float, seed: int) -> Preference:
     judge = fit_judge(features, table, CONFIG, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1000)
     old, new = torch.randn(2, 200, FEATURES, generator=generator)
-    return prefer(judge, new + shift * taste / taste.norm(), old, CONFIG)
+    return prefer(judge, new + shift * taste / taste.norm(), old, CONFIG, prompts=range(200))
 
 
 def test_the_judge_sees_a_real_improvement() -> None:
@@ -110,9 +111,35 @@ def test_the_judge_sees_a_real_worsening() -> None:
 def test_equal_replies_are_neither() -> None:
     table, features, _ = world(picks=50, thumbs=0, seed=0, sharpness=1.4)
     judge = fit_judge(features, table, CONFIG, seed=0)
-    found = prefer(judge, features, features, CONFIG)
+    found = prefer(judge, features, features, CONFIG, prompts=range(len(features)))
     assert found.win_rate == 0.5
     assert found.lower_bound < 0.5
+
+
+def test_a_prompt_counts_once_however_often_it_is_answered() -> None:
+    """Two hundred replies to five prompts passed for two hundred prompts, and the bound for one over those."""
+    table, features, taste = world(picks=100, thumbs=100, seed=0, sharpness=1.4, users=8)
+    judge = fit_judge(features, table, CONFIG, seed=0)
+    old, new = torch.randn(2, 200, FEATURES, generator=torch.Generator().manual_seed(3))
+    new = new + 0.8 * taste / taste.norm()
+    many = prefer(judge, new, old, CONFIG, prompts=range(200))
+    five = prefer(judge, new, old, CONFIG, prompts=[i % 5 for i in range(200)])
+    assert (many.prompts, five.prompts) == (200, 5)
+    assert five.win_rate == pytest.approx(many.win_rate)
+    assert five.lower_bound < 0.5 < many.lower_bound
+
+
+def test_prompts_weigh_the_same_whether_answered_once_or_often() -> None:
+    fit = LinearFit(torch.ones(1), torch.zeros(1), torch.ones(1), Manners(1, intercept_sd=1.5))
+    won, lost = torch.tensor([[1.0]]), torch.tensor([[0.0]])
+    found = prefer(
+        Judge(fit, (fit,)),
+        torch.cat([won, lost, lost, lost]),
+        torch.cat([lost, won, won, won]),
+        CONFIG,
+        prompts=["a", "b", "b", "b"],
+    )
+    assert (found.win_rate, found.gain, found.refit_share) == (0.5, 0.0, 0.0)
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------
@@ -125,7 +152,6 @@ GOOD = Evidence(
     champion=SANE,
     base=SANE,
     text_perplexity_ratio=1.02,
-    finite=True,
     differs=True,
     proxy_gain=1.5,
 )
@@ -142,7 +168,6 @@ def test_good_evidence_passes_and_says_what_for() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"finite": False}, "not finite"),
         ({"differs": False}, "exactly as the bare base"),
         ({"signal": GOOD.signal._replace(z=1.1, accuracy=0.51)}, "do not agree with each other"),
         ({"preference": GOOD.preference._replace(lower_bound=0.49)}, "would not clearly prefer"),

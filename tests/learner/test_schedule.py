@@ -1,3 +1,4 @@
+import logging
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -136,6 +137,20 @@ def test_a_look_runs_at_once_and_again_and_never_beside_itself() -> None:
     schedule.every(0.01, "look", look)
     schedule.run()
     assert len(calls) >= 3
+
+
+def test_a_long_look_floods_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Each look that was skipped while a cycle ran left a warning: one every few seconds, for hours."""
+    stop = threading.Event()
+
+    def look() -> None:
+        time.sleep(0.5)
+        stop.set()
+
+    schedule = Schedule(stop=stop)
+    schedule.every(0.02, "look", look)
+    schedule.run()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_stop_waits_for_the_look_in_progress() -> None:

@@ -33,6 +33,22 @@ def test_an_adapter_round_trips_and_plain_peft_reads_it(family: str, tmp_path: P
     assert written["base_model_name_or_path"] == "tiny"
 
 
+def test_a_rank_stabilised_adapter_keeps_its_scale(tmp_path: Path) -> None:
+    """It was served by one scale and gone on from by another: half of it, at rank 4."""
+    from peft import PeftModel
+
+    folder = random_adapter(tiny_llama(), tmp_path / "first", seed=3, rank=4, strength=0.05)
+    config = json.loads((folder / modeling.CONFIG).read_text())
+    (folder / modeling.CONFIG).write_text(json.dumps(config | {"use_rslora": True}))
+    loaded = modeling.load_adapter(tiny_llama().model, "policy", folder)
+    plain = PeftModel.from_pretrained(tiny_llama().model, folder).eval()
+    assert torch.allclose(logprobs(plain), logprobs(loaded), atol=1e-6)
+    modeling.save_adapter(loaded, "policy", tmp_path / "second", "tiny")
+    again = PeftModel.from_pretrained(tiny_llama().model, tmp_path / "second").eval()
+    assert torch.allclose(logprobs(plain), logprobs(again), atol=1e-6)
+    assert modeling.read_adapter(folder).scaling == modeling.read_adapter(tmp_path / "second").scaling
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     model = modeling.new_adapter(tiny_llama().model, "policy", rank=4, alpha=8, seed=1)
     for name in ("a", "b"):
