@@ -49,9 +49,9 @@ def collect(work: Work) -> dict[str, Any]:
             f"only {dataset.labels} votes can be trained on, {config.min_labels} are needed ({left_out})"
         )
     if not all(dataset.of(role).labels for role in Role):
-        raise TooFewVotes(
-            f"the votes come from {dataset.counts['users']} people, too few to keep some of them for judging"
-        )
+        users = dataset.counts["users"]
+        people = "1 person" if users == 1 else f"{users} people"
+        raise TooFewVotes(f"the votes come from {people}, too few to keep some of them for judging")
     work.folder.save_dataset(dataset)
     inputs = {**asdict(scope), "until": scope.until.isoformat()}
     parent, anew = _parent(work, base)
@@ -189,7 +189,7 @@ def judge(work: Work) -> dict[str, Any]:
             check=work.watch.raise_if_asked,
         )
         chosen, verdict = assessed.chosen, assessed.verdict
-        if anew := work.result("collect")["anew"]:
+        if anew := work.result("collect").get("anew"):
             verdict.reasons.append(anew)
         work.tenure.check()
         shutil.rmtree(work.folder.folder("candidate"))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,6 +227,31 @@ def test_the_next_cycle_continues_the_champion(house: House) -> None:
     assert (ended.since, ended.through) == (6, 9)
 
 
+@pytest.mark.parametrize(
+    ("base_hash", "template_hash", "parent", "said"),
+    [
+        ("abc", "template", 1, ""),
+        ("abc", "another", 0, "It begins from the bare base: v1 belongs to another chat template."),
+        ("def", "template", 0, "It begins from the bare base: v1 belongs to another base model."),
+    ],
+)
+def test_only_a_champion_of_this_base_and_template_is_gone_on_from(
+    house: House, base_hash: str, template_hash: str, parent: int, said: str
+) -> None:
+    """An adapter of another chat template was trained on, and the server refused what came of it."""
+    found = []
+
+    def looking(work: Work) -> dict[str, Any]:
+        base = SimpleNamespace(base_hash=base_hash, renderer=SimpleNamespace(template_hash=template_hash))
+        found.append(steps._parent(work, base))  # type: ignore[arg-type]
+        return collect(work)
+
+    house.once()
+    house.vote(3)
+    house.once(steps=replaced("collect", looking))
+    assert found == [(parent, said)]
+
+
 def test_a_segment_without_a_champion_is_judged_against_the_one_that_answers_there(house: House) -> None:
     house.once()
     house.store.write(lambda s: adapters.ensure_segment(s, "support"))
@@ -268,25 +294,39 @@ def test_votes_that_turn_out_too_few_are_waited_for_and_said_so(house: House) ->
     """The count that set it off knows less than the cycle does: it failed, waited ever longer and failed again."""
 
     def lacking(work: Work) -> dict[str, Any]:
-        raise TooFewVotes("the votes come from 1 people")
+        raise TooFewVotes("the votes come from 1 person")
 
     duty = house.duty(steps=replaced("collect", lacking))
     for _ in range(3):
         duty.look()
     (ended,) = house.store.read(lambda s: cycles.list_cycles(s))[0]
-    assert (ended.state, ended.reason) == ("refused", "the votes come from 1 people")
+    assert (ended.state, ended.reason) == ("refused", "the votes come from 1 person")
     state = house.state()
     assert (state.backoff_until, state.why_not) == (
         None,
-        "the votes come from 1 people; no new votes since the last cycle",
+        "the votes come from 1 person; no new votes since the last cycle",
     )
     house.vote(1)
     duty.look()
-    assert house.state().why_not.startswith("the votes come from 1 people; 4 more votes or ")
+    assert house.state().why_not.startswith("the votes come from 1 person; 4 more votes or ")
     house.vote(4)
     house.duty().look()
     assert house.champion() == 1
     assert house.state().why_not == "no new votes since the last cycle"
+
+
+def test_voters_without_names_are_too_few_to_judge_each_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = SimpleNamespace(
+        base_id="tiny", base_hash="abc", renderer=SimpleNamespace(template_hash=house.record.template_hash)
+    )
+    monkeypatch.setattr(Work, "base", lambda work: base)
+    house.store.write(lambda s: s.execute(update(t.EndUser).values(anonymous=True)).rowcount)
+    ended = house.once(steps=replaced("collect", steps.collect))
+    reason = "the votes come from 1 person, too few to keep some of them for judging"
+    assert (ended.state, ended.reason) == ("refused", reason)
+    assert house.state().why_not == f"{reason}; no new votes since the last cycle"
 
 
 def test_a_cycle_begun_by_another_version_fails_with_its_reason(house: House) -> None:
