@@ -6,7 +6,7 @@ anonymous ones of a client together), no text, and knows nothing of the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -86,14 +86,10 @@ class Dataset:
 
     def of(self, role: Role) -> Dataset:
         """The votes of that role's users; the prompts stay whole."""
-        return self.voted_by(lambda user, its_role: its_role is role)
-
-    def voted_by(self, keep: Callable[[str, Role], bool]) -> Dataset:
-        """The votes of the users that `keep(user, role)` accepts; the prompts stay whole."""
         return replace(
             self,
-            comparisons=tuple(c for c in self.comparisons if keep(c.user, c.role)),
-            thumbs=tuple(t for t in self.thumbs if keep(t.user, t.role)),
+            comparisons=tuple(c for c in self.comparisons if c.role is role),
+            thumbs=tuple(t for t in self.thumbs if t.role is role),
         )
 
     @property

@@ -33,6 +33,8 @@ from server.scoring import RewardModel
 
 POLICY, VALUE = "policy", "value"
 """Names of the two trained adapters beside the base."""
+SLOTS = 64
+"""Replies that are generated at once."""
 
 
 class Replies(NamedTuple):
@@ -92,7 +94,6 @@ def generate(
     seeds: Sequence[int],
     max_new_tokens: int,
     temperature: float = 1.0,
-    slots: int = 64,
 ) -> Replies:
     """Answer each prompt under whatever adapter is active; fixed admission order, so the same every time."""
     requests = [
@@ -100,7 +101,7 @@ def generate(
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
     with torch.no_grad():
-        done = generate_offline(Decoder(base, slots=slots), requests)
+        done = generate_offline(Decoder(base, slots=SLOTS), requests)
     return Replies(
         [request.prompt_ids for request in requests],
         [reply.token_ids for reply in done],
