@@ -18,7 +18,7 @@ from typing import IO, Any
 from learner.dataset import Comparison, Dataset, Example, Outcome, PromptRow, Role, Thumb
 
 PROCESS = secrets.token_hex(8)
-"""This process, told from those before it: in a container each of them has the same number."""
+"""This process, told from those before it: its id does not do, which in a container is the same for each of them."""
 CYCLES, STARTS = "cycles", "starts.json"
 
 
@@ -36,16 +36,18 @@ class WorkDir:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self.path.glob("*.part"):
             leftover.unlink()
-        starts = self._starts()
-        if PROCESS not in starts:
-            starts.append(PROCESS)
-            self._write(STARTS, starts)
-        return len(starts)
+        finished = sorted(path.stem for path in self.path.glob("*.json") if path.name != STARTS)
+        starts = self._read(STARTS) or {"finished": finished, "processes": []}
+        if starts["finished"] != finished:  # only the last of them got as far as the step at hand
+            starts = {"finished": finished, "processes": starts["processes"][-1:]}
+        if PROCESS not in starts["processes"]:
+            starts["processes"].append(PROCESS)
+        self._write(STARTS, starts)
+        return len(starts["processes"])
 
     def leave(self) -> None:
-        """This process goes, in good order: it did not die of the step."""
-        if PROCESS in (starts := self._starts()):
-            self._write(STARTS, [start for start in starts if start != PROCESS])
+        """This process goes in good order: whoever comes next counts from the beginning."""
+        (self.path / STARTS).unlink(missing_ok=True)
 
     def result(self, step: str) -> dict[str, Any] | None:
         """What `step` left when it finished; None when it has not."""
@@ -56,7 +58,6 @@ class WorkDir:
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
         """Mark `step` as finished, with its result; its other files must be whole by now."""
         self._write(f"{step}.json", result)
-        self._write(STARTS, [PROCESS])
 
     def folder(self, step: str) -> Path:
         """A folder for a step's own files."""
@@ -67,9 +68,6 @@ class WorkDir:
     def remove(self) -> None:
         """The cycle has ended: nothing of it may linger."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-    def _starts(self) -> list[str]:
-        return list(self._read(STARTS) or [])
 
     def _read(self, name: str) -> Any:
         try:

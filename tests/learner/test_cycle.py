@@ -15,13 +15,13 @@ import pytest
 from safetensors import SafetensorError
 from sqlalchemy import update
 
-from learner import steps
+from learner import steps, workdir
 from learner.cycle import FULL, Step, finite, in_words, run_cycle
 from learner.duty import Duty
 from learner.tenure import LeaseLost, Tenure
 from learner.watch import Stopped
 from learner.work import TooFewVotes, Work
-from learner.workdir import STARTS, WorkDir
+from learner.workdir import WorkDir
 from server.artifacts import Artifacts
 from server.errors import Conflict, NotFound, Unavailable
 from server.settings import Settings
@@ -352,32 +352,56 @@ class Killed(BaseException):
     """Nothing catches it, as nothing catches a kill."""
 
 
-def test_a_cycle_that_ends_its_process_again_and_again_is_given_up(house: House) -> None:
+def test_a_cycle_that_ends_its_process_again_and_again_is_given_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed for want of memory, it was begun anew by every process that came after."""
 
     def dies(work: Work) -> dict[str, Any]:
         raise Killed
 
     asked = house.store.write(lambda s: cycles.request_cycle(s, segment="default", by="operator"))
-    folder = WorkDir(house.settings.data_dir, asked.id).path
     for n in range(3):
+        monkeypatch.setattr(workdir, "PROCESS", f"process {n}")
         with pytest.raises(Killed):
             house.duty(steps=replaced("ppo", dies)).look()
-        (folder / STARTS).write_text(json.dumps([f"process {i}" for i in range(n + 1)]))
+    monkeypatch.setattr(workdir, "PROCESS", "process 4")
     house.duty(steps=replaced("ppo", dies)).look()
     ended = house.store.read(lambda s: cycles.get_cycle(s, asked.id))
     assert ended.state == "failed"
     assert "the end of 3 processes in a row" in ended.reason
 
 
-def test_a_cycle_that_is_stopped_in_good_order_may_be_stopped_as_often_as_one_likes(house: House) -> None:
+def test_a_cycle_that_gets_on_may_be_killed_as_often_as_it_has_steps(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after each step's result was there, before anything else could be written."""
+    for name in ("collect", "reward", "ppo", "judge", "register"):
+        monkeypatch.setattr(workdir, "PROCESS", f"killed after {name}")
+
+        def finish(folder: WorkDir, step: str, result: Any, last: str = name) -> None:
+            folder._write(f"{step}.json", result)
+            if step == last:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(WorkDir, "finish", finish)
+            with pytest.raises(Killed):
+                house.once()
+    assert house.once().state == "promoted"
+
+
+def test_a_cycle_that_is_stopped_in_good_order_may_be_stopped_as_often_as_one_likes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(work: Work) -> dict[str, Any]:
         raise Stopped
 
-    asked = house.store.write(lambda s: cycles.request_cycle(s, segment="default", by="operator"))
-    house.duty(steps=replaced("ppo", stop)).look()
-    starts = WorkDir(house.settings.data_dir, asked.id).path / STARTS
-    assert json.loads(starts.read_text()) == []
+    for n in range(5):
+        monkeypatch.setattr(workdir, "PROCESS", f"process {n}")
+        with pytest.raises(Stopped):
+            house.once(steps=replaced("ppo", stop))
+    assert house.once().state == "promoted"
 
 
 FULL_DISK = (
