@@ -63,8 +63,7 @@ class Vote(NamedTuple):
 
 
 class Voter(NamedTuple):
-    """Whose a vote is. All anonymous voters of a client share one voice, since nobody can tell whether they are many:
-    together they are one person to every weight, role and fold."""
+    """Whose a vote is: to every weight, role and fold, a voice is one person."""
 
     voice: str
     role: Role
@@ -176,9 +175,8 @@ class _Voters(dict[str, Voter]):
 
     def meet(self, user_ids: Iterable[str]) -> None:
         for row in _rows(self._session, t.EndUser, col(t.EndUser.id), set(user_ids) - self.keys()):
-            voice = f"anonymous of {row.client_id}" if row.anonymous else row.id
-            role = feedback.role_of(voice, salt=self._salt, judge_share=self._judge_share)
-            self[row.id] = Voter(voice, Role(role))
+            role = feedback.role_of(row.voice, salt=self._salt, judge_share=self._judge_share)
+            self[row.id] = Voter(row.voice, Role(role))
 
 
 # --- prompts -----------------------------------------------------------------------------------------------

@@ -108,13 +108,14 @@ class PpoConfig(_Group):
     """The critic's rate over the policy's."""
     warmup_steps: int = 2
     """First steps on which only the critic learns: it starts afresh in every cycle."""
-    kl_coef: float = 0.25
-    """Price of one nat from the bare base, in standard deviations of base scores. With scores that are normal over
-    the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.25 allows 8, 0.05 would allow 200."""
-    kl_target: float | None = 4.0
-    """KL per response that the controller steers to; None keeps `kl_coef` fixed."""
-    kl_horizon: int = 10
-    """Controller's horizon in rollout batches."""
+    kl_coef: float = 0.35
+    """Price of one nat from the bare base to begin with, in standard deviations of base scores. With scores that are
+    normal over the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.05 would allow 200."""
+    kl_target: float | None = 1.8
+    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Best-of-16 lies log 16 - 15/16 = 1.8
+    nats away. After a few hundred votes, people like it less beyond that, while the reward model's score still rises."""
+    kl_horizon: int = 3
+    """Controller's horizon in rollout batches: tastes differ in how cheaply they are met, and a cycle is short."""
     kl_stop: float = 2.5
     """Training ends when KL per response exceeds this many targets, and the champion's own by more than one."""
     inner_stop: float = 0.02
@@ -129,7 +130,7 @@ class PpoConfig(_Group):
     """Discount per token."""
     lam: float = 0.95
     """GAE's lambda; for responses over 128 tokens on average 1 - 1 / (0.05 · length) is used instead."""
-    kappa: float = 0.5
+    kappa: float = 1.0
     """Pessimism: the score is mean - kappa · std over the ensemble."""
     score_clip: float = 2.5
     """Smooth bound on the normalised score, as clip · tanh(score / clip): a score far outside of what the base's

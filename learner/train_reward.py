@@ -13,7 +13,6 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -70,14 +69,13 @@ def fit_reward(
     *,
     base_replies: Sequence[Pair],
     seed: int,
-    warm_start: Path | None = None,
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
 ) -> FittedReward:
     """Fit on the dataset's votes (the caller passes training users only).
 
-    `base_replies`: replies of the bare base that define score 0 and 1. `warm_start`: a reward model's folder whose
-    adapters and heads are gone on from. `check` is called between steps and may raise to stop.
+    `base_replies`: replies of the bare base that define score 0 and 1. `check` is called between steps and may raise
+    to stop.
     """
     table = tabulate(dataset, thumb_weight=config.thumb_weight, both_bad_weight=config.both_bad_weight)
     if not table.examples:
@@ -86,9 +84,7 @@ def fit_reward(
     split = _split_by_user(table, share=config.holdout_share, generator=generator)
     bare = base_features(peft_model, table.examples, micro_batch=config.batch)
     examples = _Examples(table.examples, bare[:, -PLAIN:])
-    peft_model, heads = _start(
-        peft_model, table, bare, split, config, generator=generator, seed=seed, folder=warm_start
-    )
+    peft_model, heads = _start(peft_model, table, bare, split, config, generator=generator, seed=seed)
     names: list[str | None] = []
     trained: list[Head] = []
     epochs: list[int] = []
@@ -106,7 +102,7 @@ def fit_reward(
             generator=generator, report=report, check=check,
         )  # fmt: skip
         # An adapter that was never moved adds nothing: without it, members share one forward pass.
-        names.append(None if result.epoch == 0 and warm_start is None else name)
+        names.append(None if result.epoch == 0 else name)
         trained.append(result.head)
         epochs.append(result.epoch)
         losses.append(result.holdout_nll)
@@ -163,13 +159,8 @@ def _start(
     *,
     generator: torch.Generator,
     seed: int,
-    folder: Path | None,
 ) -> tuple[Any, list[tuple[Head, Manners, Votes]]]:
     """Every member's adapter, head, manners and bootstrap before training; `bare`: (N, F) under the bare base."""
-    earlier: RewardModel | None = None
-    if folder is not None:
-        earlier = RewardModel.load(peft_model, folder, prefix=PREFIX)
-        peft_model = earlier.peft_model
     starts: list[tuple[Head, Manners, Votes]] = []
     for k in range(config.members):
         drawn = torch.poisson(torch.ones(len(table.users)), generator=generator)
@@ -184,13 +175,10 @@ def _start(
             intercept_sd=config.intercept_sd,
             scale=feature_scale(bare.shape[1]),
         )
-        is_known = earlier is not None and k < earlier.members
-        if not (is_known and earlier and earlier.names[k]):
-            peft_model = new_adapter(
-                peft_model, f"{PREFIX}{k}", rank=config.rank, alpha=config.alpha, seed=seed + k
-            )
-        head = earlier.heads[k] if earlier and is_known else _head_of(fit)
-        starts.append((head, fit.manners, votes))
+        peft_model = new_adapter(
+            peft_model, f"{PREFIX}{k}", rank=config.rank, alpha=config.alpha, seed=seed + k
+        )
+        starts.append((_head_of(fit), fit.manners, votes))
     return peft_model, starts
 
 

@@ -16,13 +16,12 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from server.store.tables import Adapter, Comparison, Cycle, FeedbackEvent, Reply, Turn
+from server.store.tables import Adapter, Comparison, Cycle, EndUser, FeedbackEvent, Reply, Turn
 
 LABELS = ("pick", "thumb")
 """The kinds that a cycle learns from."""
 READ_BY = ("promoted", "published", "refused")
 """States of a cycle that read its votes to the end; dry runs and failures leave no trace on a receipt."""
-JUDGE_SHARE = 1 / 3
 NEWEST = 2**62
 """A `seq` that no event reaches."""
 
@@ -103,9 +102,9 @@ def live_on_turn(session: Session, *, turn_id: str) -> list[FeedbackEvent]:
     return list(session.exec(query.order_by(col(FeedbackEvent.seq))))
 
 
-def role_of(user_id: str, *, salt: str, judge_share: float = JUDGE_SHARE) -> str:
-    """`train` or `judge`: which half of a cycle hears this user. The same for the same salt, on any machine."""
-    digest = hashlib.sha256(f"{salt}\n{user_id}".encode()).digest()
+def role_of(voice: str, *, salt: str, judge_share: float) -> str:
+    """`train` or `judge`: which half of a cycle hears this voice. The same for the same salt, on any machine."""
+    digest = hashlib.sha256(f"{salt}\n{voice}".encode()).digest()
     return "judge" if int.from_bytes(digest[:8], "big") / 2**64 < judge_share else "train"
 
 
@@ -123,14 +122,11 @@ def used_in(session: Session, event: FeedbackEvent) -> Iterator[Use]:
         )
         .order_by(col(Cycle.through), col(Cycle.id))
     )
+    voice = session.get_one(EndUser, event.user_id).voice
     for cycle in cycles:
         if _was_read(session, event, cycle) and not _beyond_cap(session, event, cycle):
-            collected = cycle.config.get("collect", {})
-            role = role_of(
-                event.user_id,
-                salt=str(cycle.config.get("salt", "")),
-                judge_share=float(collected.get("judge_share", JUDGE_SHARE)),
-            )
+            salt, judge_share = cycle.config["salt"], cycle.config["collect"]["judge_share"]
+            role = role_of(voice, salt=str(salt), judge_share=float(judge_share))
             yield Use(cycle.id, cycle.version, role)
 
 

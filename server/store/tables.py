@@ -88,8 +88,14 @@ class EndUser(Table, table=True):
     client_id: str = Field(foreign_key="client.id")
     name: str
     anonymous: bool = False
-    """Made up for a conversation without a user; all of a client's anonymous voters together weigh little."""
+    """Made up for a conversation without a user."""
     created_at: datetime = Field(sa_type=UtcDateTime)
+
+    @property
+    def voice(self) -> str:
+        """Whose vote it is, to the learner: all anonymous voters of a client are one, since nobody can tell whether
+        they are many."""
+        return f"anonymous of {self.client_id}" if self.anonymous else self.id
 
 
 class AuditEntry(Table, table=True):

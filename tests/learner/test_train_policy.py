@@ -25,6 +25,7 @@ CONFIG = replace(
     max_new_tokens=8,
     learning_rate=1e-2,
     kl_coef=0.01,
+    kl_target=4.0,
 )
 PROMPTS = [PromptRow(tuple(range(20 + i, 26 + i))) for i in range(12)]
 

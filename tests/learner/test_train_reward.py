@@ -2,7 +2,6 @@
 
 import math
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -41,12 +40,12 @@ def dataset(picks: int, thumbs: int, *, seed: int, users: int = 8) -> Dataset:
     return Dataset(tuple(comparisons), tuple(ratings), ())
 
 
-def fit(data: Dataset, config: RewardConfig = CONFIG, *, folder: Path | None = None) -> FittedReward:
+def fit(data: Dataset, config: RewardConfig = CONFIG) -> FittedReward:
     base = tiny_llama()
     model = new_adapter(base.model, "policy", rank=2, alpha=2, seed=0)
     rng = random.Random(9)
     replies = [((1, 2, 3), reply(rng, good=rng.random() < 0.5)) for _ in range(24)]
-    return fit_reward(model, data, config, base_replies=replies, seed=1, warm_start=folder)
+    return fit_reward(model, data, config, base_replies=replies, seed=1)
 
 
 def test_an_obvious_preference_is_learnt_from_picks_and_thumbs() -> None:
@@ -64,24 +63,6 @@ def test_the_same_seed_gives_the_same_model() -> None:
     pairs = [c.first for c in unseen.comparisons]
     scores = [fit(data).model.score([p for p, _ in pairs], [r for _, r in pairs]).mean for _ in range(2)]
     assert torch.equal(*scores)
-
-
-def test_a_warm_start_goes_on_from_the_earlier_model(tmp_path: Path) -> None:
-    data = dataset(40, 0, seed=0)
-    earlier = fit(data)
-    earlier.model.save(tmp_path, base_id="tiny")
-    still = RewardConfig(members=2, max_epochs=0)
-    again = fit(dataset(2, 0, seed=5), still, folder=tmp_path)
-    unseen = dataset(60, 0, seed=1)
-    assert accuracy(again.model, unseen)["accuracy"] == accuracy(earlier.model, unseen)["accuracy"]
-
-
-def test_a_warm_start_from_a_probe_gets_adapters_to_train(tmp_path: Path) -> None:
-    probe = fit(dataset(12, 0, seed=0), RewardConfig(members=2, max_epochs=0))
-    assert probe.model.names == (None, None)
-    probe.model.save(tmp_path, base_id="tiny")
-    again = fit(dataset(12, 0, seed=0), CONFIG, folder=tmp_path)
-    assert again.model.names == ("reward0", "reward1")
 
 
 def test_no_votes_are_refused() -> None:
