@@ -113,7 +113,7 @@ class PpoConfig(_Group):
     normal over the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.05 would allow 200."""
     kl_target: float | None = 1.8
     """KL per response that the controller steers to; None keeps `kl_coef` fixed. Best-of-16 lies log 16 - 15/16 = 1.8
-    nats away. After a few hundred votes, people like it less beyond that, while the reward model's score still rises."""
+    nats away. With a few hundred votes, people like it less beyond that, while the reward model scores it higher."""
     kl_horizon: int = 3
     """Controller's horizon in rollout batches: tastes differ in how cheaply they are met, and a cycle is short."""
     kl_stop: float = 2.5
