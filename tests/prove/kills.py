@@ -18,8 +18,16 @@ from tests.prove.case import Case
 from tests.prove.learns import CROWD
 from tests.running import ROOT, RunningHone
 
-MOMENTS = ("", "collect.json", "reward.json", "ppo/state.pt", "ppo.json", "judge.json")
-"""Files of the cycle's folder whose appearance says that a step has begun; the learner is killed right after."""
+MOMENTS = {
+    "": 2.0,
+    "collect.json": 2.0,
+    "reward.json": 2.0,
+    "ppo/state.pt": 2.0,
+    "ppo.json": 2.0,
+    "judge.json": 0.0,
+}
+"""Files of the cycle's folder whose appearance says that a step has begun, and how many seconds later at most the
+learner is killed: somewhere within the step. The last one, which registers the version, takes no time at all."""
 ONE_THREAD = {"HONE_LEARNER_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -76,10 +84,10 @@ def killed_in_every_step(folder: Path) -> dict[str, Any]:
     assert start(unbroken).wait() == 0, (unbroken / "learner.log").read_text()[-2000:]
     broken = Path(shutil.copytree(prepared, folder / "broken"))
     dice, half_listed = random.Random(0), 0
-    for moment in MOMENTS:
+    for moment, pause in MOMENTS.items():
         learner = start(broken)
         wait_for(broken, moment, learner)
-        time.sleep(dice.uniform(0, 2))
+        time.sleep(dice.uniform(0, pause))
         learner.send_signal(signal.SIGKILL)
         learner.wait()
         half_listed += len(listed(broken))
