@@ -13,11 +13,12 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.prove import kills, learns, real_input, refuses, swap, votes
+from tests.prove import fresh, kills, learns, real_input, refuses, swap, votes
 from tests.prove.case import Case
 from tests.running import ROOT
 
 PROOFS = {
+    "fresh": fresh,
     "learns": learns,
     "refuses": refuses,
     "swap": swap,
