@@ -13,30 +13,37 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, inspect, make_url
+from sqlalchemy import Connection, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from server.errors import SetupError, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_SECONDS = 30
+"""How long SQLite waits while another process upgrades or writes."""
+UPGRADE_LOCK = 0x486F6E65
+"""PostgreSQL's advisory lock that upgrades take in turn."""
 
 
 def upgrade(url: str) -> None:
-    """Create the database's tables, or bring them to this version. Raises SetupError, Unavailable."""
-    with _connected(url) as connection:
+    """Create the database's tables, or bring them to this version; all of it or nothing. Waits for another upgrade.
+
+    Raises SetupError, Unavailable.
+    """
+    with _connected(url, begin="BEGIN IMMEDIATE") as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})")
         revision = _revision(connection)
         if revision is not None and not _knows(revision):
             raise _too_new()
         if revision is None and _tables(connection):
-            raise SetupError(
-                "this database holds tables that are not Hone's: give another one with HONE_DATABASE_URL"
-            )
-        connection.rollback()
+            raise _not_ours()
         command.upgrade(config(connection), "head")
 
 
@@ -46,6 +53,9 @@ def check(url: str) -> str:
         raise SetupError("there is no database yet: hone db upgrade")
     with _connected(url) as connection:
         revision = _revision(connection)
+        tables = _tables(connection)
+    if revision is None and tables:
+        raise _not_ours()
     if revision is None:
         raise SetupError("this database is empty: hone db upgrade")
     if not _knows(revision):
@@ -112,8 +122,15 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _tables(connection: Connection) -> list[str]:
-    return inspect(connection).get_table_names()
+def _tables(connection: Connection) -> set[str]:
+    """All but alembic's own, which a downgrade to nothing leaves behind."""
+    return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def _not_ours() -> SetupError:
+    return SetupError(
+        "this database holds tables that are not Hone's: give another one with HONE_DATABASE_URL"
+    )
 
 
 def _too_new() -> SetupError:
@@ -126,17 +143,20 @@ def _is_missing(url: str) -> bool:
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
-    """One connection of its own, without a pool. Raises SetupError or Unavailable instead of the driver's errors."""
+def _connected(url: str, *, begin: str = "BEGIN") -> Iterator[Connection]:
+    """One connection of its own, whose transactions start with `begin` on SQLite.
+
+    Raises SetupError or Unavailable instead of the driver's errors.
+    """
     try:
         engine = create_engine(url)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise SetupError(f"this database URL cannot be used: {error}") from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _by_hand)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     try:
         with engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA busy_timeout=5000")
-                connection.rollback()
             yield connection
     except DBAPIError as error:
         if "not a database" in str(error.orig):
@@ -146,6 +166,12 @@ def _connected(url: str) -> Iterator[Connection]:
         ) from error
     finally:
         engine.dispose()
+
+
+def _by_hand(connection: Any, record: Any) -> None:
+    """Left to itself, SQLite's driver begins no transaction before DDL: each statement would commit alone."""
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}").close()
 
 
 # --- copying -----------------------------------------------------------------------------------------------

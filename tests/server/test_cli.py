@@ -274,11 +274,12 @@ def test_serve_refuses_a_schema_that_is_newer_than_the_code(data_dir: Path) -> N
     assert not (data_dir / "server.json").exists()
 
 
-def test_serve_refuses_a_schema_that_is_older_and_names_the_command(data_dir: Path) -> None:
-    with sqlite3.connect(data_dir / "hone.db") as rows:
-        rows.execute("delete from alembic_version")
-    done = apart("serve", "--engine", "echo", "--port", "0", "--data-dir", str(data_dir))
-    assert_one_line_error(done, "hone db upgrade")
+def test_tables_of_somebody_else_are_refused_alike_by_every_verb(tmp_path: Path) -> None:
+    """`serve` and `db check` called it empty and sent the operator to `db upgrade`, which then refused."""
+    with sqlite3.connect(tmp_path / "hone.db") as rows:
+        rows.execute("create table shop (id int)")
+    for words in (("serve", "--engine", "echo", "--port", "0"), ("db", "check"), ("db", "upgrade")):
+        assert_one_line_error(apart(*words, "--data-dir", str(tmp_path)), "not Hone's", "HONE_DATABASE_URL")
 
 
 def test_serve_refuses_a_taken_port_before_anything_slow(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,30 @@ from server.errors import SetupError
 from server.store import migrate
 from server.store.session import open_store
 from server.store.tables import Table
+from tests.running import ROOT
 from tests.server.store.conftest import Talk
+
+DIES = """
+import os, signal, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from server.store import migrate
+left = int(sys.argv[2])
+@event.listens_for(Engine, "after_cursor_execute")
+def count(connection, cursor, statement, *rest):
+    global left
+    left -= statement.lstrip().upper().startswith(("CREATE", "INSERT", "UPDATE"))
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+migrate.upgrade(sys.argv[1])
+"""
+WAITS = """
+import sys
+from server.store import migrate
+print("ready", flush=True)
+sys.stdin.readline()
+migrate.upgrade(sys.argv[1])
+"""
 
 
 def test_an_empty_database_comes_to_head_and_back_and_the_tables_are_those_of_the_code(url: str) -> None:
@@ -35,10 +61,48 @@ def test_an_empty_database_comes_to_head_and_back_and_the_tables_are_those_of_th
         command.downgrade(migrate.config(connection), "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
     engine.dispose()
+    migrate.upgrade(url)
+    migrate.check(url)
+
+
+@pytest.mark.parametrize("statements", [1, 2, 8, 30])
+def test_an_upgrade_that_was_killed_leaves_nothing_half_done(url: str, statements: int) -> None:
+    """SQLite's driver let each statement commit alone: the tables of a killed upgrade stood in the next one's way."""
+    command_line = [sys.executable, "-c", DIES, url, str(statements)]
+    died = subprocess.run(command_line, cwd=ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert migrate.is_empty(url)
+    migrate.upgrade(url)
+    migrate.check(url)
+
+
+def test_of_several_upgrades_at_once_each_finds_the_schema_it_wants(url: str) -> None:
+    """Each read the revision before it had the database to itself, and three of four met tables of the first."""
+    upgrades = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITS, url],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for one in upgrades:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in upgrades:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    said = [one.communicate(timeout=60)[1] for one in upgrades]
+    assert [one.returncode for one in upgrades] == [0, 0, 0, 0], said
+    migrate.check(url)
 
 
 @pytest.mark.parametrize(
-    ("revision", "says"), [("2099_01_01_later", "install the newer version"), (None, "hone db upgrade")]
+    ("revision", "says"), [("2099_01_01_later", "install the newer version"), (None, "not Hone's")]
 )
 def test_a_database_of_another_version_is_refused_with_what_mends_it(
     url: str, revision: str | None, says: str
@@ -50,11 +114,9 @@ def test_a_database_of_another_version_is_refused_with_what_mends_it(
         if revision:
             connection.execute(text("insert into alembic_version values (:r)"), {"r": revision})
     engine.dispose()
-    with pytest.raises(SetupError, match=says):
-        open_store(url)
-    if revision:
+    for refuses in (open_store, migrate.upgrade):
         with pytest.raises(SetupError, match=says):
-            migrate.upgrade(url)
+            refuses(url)
 
 
 def test_no_database_and_no_database_of_ours_are_said_plainly(tmp_path: Path) -> None:
