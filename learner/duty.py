@@ -19,21 +19,20 @@ from sqlmodel import Session
 from learner.config import LearnerConfig
 from learner.cycle import run_cycle
 from learner.schedule import Due, NotYet, Standing, due
-from learner.tenure import LeaseLost, Tenure
+from learner.tenure import LeaseLost, Tenure, holder
 from learner.watch import Stopped, Watch
 from learner.work import TooFewVotes, Work
 from learner.workdir import WorkDir, sweep
 from server.artifacts import Artifacts
 from server.errors import Conflict, HoneError, Unavailable
 from server.settings import Settings
-from server.store import adapters, cycles, feedback
+from server.store import adapters, cycles, feedback, leases
 from server.store.ids import now
 from server.store.session import Store
 from server.store.tables import Cycle
 
 log = logging.getLogger(__name__)
 
-TRAINING = "a cycle is running"
 ELSEWHERE = "another learner is at work"
 
 
@@ -60,6 +59,7 @@ class Duty:
     def look(self) -> None:
         """One look at the record: work on what is in hand or due, or write down why not. For the scheduler."""
         try:
+            self._show_up()
             self._sweep()
             if self._store.read(cycles.next_cycle) is None and not self._anything_due():
                 return
@@ -70,6 +70,7 @@ class Duty:
             with tenure:
                 for _ in self._work_off(tenure):
                     pass
+                self._show_up()  # before the lease ends, so that somebody is always there
         except (Stopped, LeaseLost):
             return  # said already, where it happened
         except Unavailable as error:
@@ -95,6 +96,12 @@ class Duty:
                 lambda s: cycles.request_cycle(s, segment=segment, by="operator", dry_run=dry_run)
             )
             return self._cycle(tenure, asked)
+
+    def _show_up(self) -> None:
+        """Say that a learner is here, well before anybody believes that it has gone; most looks write nothing."""
+        seconds = max(self._settings.learner_lease_seconds, 3 * self._settings.learner_poll_seconds)
+        if self._store.read(lambda s: leases.seconds_left(s, leases.WATCHING)) < seconds / 2:
+            self._store.write(lambda s: leases.show_up(s, holder=holder(), seconds=seconds))
 
     # --- deciding ------------------------------------------------------------------------------------------
 
@@ -202,7 +209,8 @@ class Duty:
         )
 
         def work(session: Session) -> tuple[Cycle, str]:
-            cycles.update_learner_state(session, asked.segment, why_not=TRAINING)
+            # What kept it from training holds no more; what does so after the cycle is said and logged anew.
+            cycles.update_learner_state(session, asked.segment, why_not="")
             row = cycles.begin(
                 session,
                 cycle_id=asked.id,

@@ -43,6 +43,11 @@ def awake_or_not() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def holder() -> str:
+    """This process's name in the record's leases."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
 class Tenure:
     """One learner's turn at work, from `acquire` to `release`."""
 
@@ -61,8 +66,7 @@ class Tenure:
     @classmethod
     def acquire(cls, store: Store, *, seconds: float) -> Tenure | None:
         """Take the lease, or None while somebody else holds it."""
-        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        epoch = store.write(lambda s: leases.acquire_lease(s, name=LEARNER, holder=holder, seconds=seconds))
+        epoch = store.write(lambda s: leases.acquire_lease(s, name=LEARNER, holder=holder(), seconds=seconds))
         if epoch is None:
             return None
         tenure = cls(store, epoch=epoch, seconds=seconds)

@@ -15,11 +15,14 @@ from pathlib import Path
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlmodel import Session
 
 from server.doctor import LOOPBACK, Finding, Level
 from server.errors import HoneError
 from server.settings import Settings
-from server.store import migrate
+from server.store import adapters, cycles, migrate
+from server.store.leases import LEARNER
+from server.store.promotions import DEFAULT
 
 PATIENCE_SECONDS = 2
 
@@ -56,6 +59,7 @@ def check_record(settings: Settings) -> Iterator[Finding]:
         if schema.level is Level.OK:
             yield from _strangers(settings, keys=_count_keys(engine))
             yield from _lease(engine)
+            yield from _training(engine)
     except SQLAlchemyError as error:
         yield _unreachable(url, shown, error)
     finally:
@@ -131,8 +135,9 @@ def _strangers(settings: Settings, *, keys: int) -> Iterator[Finding]:
 
 def _lease(engine: Engine) -> Iterator[Finding]:
     """Whether whoever holds the learner's lease is still alive, as far as this machine can tell."""
+    query = text("select holder, expires_at from lease where name = :name")
     with engine.connect() as connection:
-        rows = connection.execute(text("select holder, expires_at from lease")).all()
+        rows = connection.execute(query, {"name": LEARNER}).all()
     for holder, expires_at in rows:
         until = expires_at if isinstance(expires_at, datetime) else datetime.fromisoformat(expires_at)
         left = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
@@ -147,6 +152,20 @@ def _lease(engine: Engine) -> Iterator[Finding]:
             )
         else:
             yield Finding("learner", Level.OK, f"at work: {holder}")
+
+
+def _training(engine: Engine) -> Iterator[Finding]:
+    """Why each segment is not being trained, in the sentence that stands everywhere else."""
+    with Session(engine) as session:
+        for segment in adapters.list_segments(session):
+            doing = cycles.training(session, segment.name)
+            abandoned = doing.cycle is not None and doing.why_not == cycles.NO_LEARNER
+            yield Finding(
+                "training" if segment.name == DEFAULT else f"training of {segment.name}",
+                Level.WARN if abandoned else Level.OK,
+                doing.why_not,
+                "hone learn, or hone serve, which starts one beside it" if abandoned else "",
+            )
 
 
 def _is_dead(holder: str) -> bool:

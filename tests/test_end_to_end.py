@@ -144,7 +144,7 @@ def test_the_reason_for_not_training_stands_in_the_api(tmp_path: Path) -> None:
         tmp_path / "data", learner=True, HONE_MODEL=model, HONE_LEARNER_POLL_SECONDS="0.2"
     ) as hone:
         for _ in range(300):
-            if said := hone.get("/v1/learner")["why_not"]:
+            if (said := hone.get("/v1/learner")["why_not"]) == "200 more votes to the first 200":
                 break
             time.sleep(0.1)
         assert said == "200 more votes to the first 200"

@@ -5,6 +5,7 @@ Nothing here calls the learner; the contract is the database.
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -17,6 +18,7 @@ from server.errors import NotFound
 from server.store import adapters, cycles, keys
 from server.store.tables import Cycle
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["learner"])
 
 
@@ -27,18 +29,17 @@ async def learner(caller: Operator, parts: PartsDep, segment: str = "default") -
     def work(session: Session) -> dict[str, Any]:
         adapters.lane(session, segment)
         state = cycles.learner_state(session, segment)
-        newest, _ = cycles.list_cycles(session, segment=segment, limit=1)
-        current = newest[0] if newest and newest[0].state in cycles.ACTIVE else None
+        doing, why_not, current = cycles.training(session, segment)
         return {
             "segment": segment,
-            "state": current.state if current else "idle",
+            "state": doing,
             "cycle": current.id if current else None,
             "step": current.step if current else None,
             "progress": current.progress if current else None,
             "next_due_at": _moment(state.next_due_at),
             "last_run_at": _moment(state.last_run_at),
             "backoff_until": _moment(state.backoff_until),
-            "why_not": state.why_not,
+            "why_not": why_not,
             "refusals": state.refusals,
             "watermark": state.watermark,
         }
@@ -48,7 +49,7 @@ async def learner(caller: Operator, parts: PartsDep, segment: str = "default") -
 
 @router.post("/v1/learner/cycles", status_code=202)
 async def request_cycle(body: CycleBody, caller: Operator, parts: PartsDep) -> Response:
-    """Ask for a cycle; the learner begins it at its next look."""
+    """Ask for a cycle; the learner begins it at its next look, and `why_not` says whether there is one."""
 
     def work(session: Session) -> dict[str, Any]:
         adapters.lane(session, body.segment)
@@ -60,9 +61,11 @@ async def request_cycle(body: CycleBody, caller: Operator, parts: PartsDep) -> R
             target=row.id,
             detail={"segment": body.segment, "dry_run": body.dry_run},
         )
-        return shown(row)
+        return shown(row) | {"why_not": cycles.training(session, body.segment).why_not}
 
-    return envelope.answer(await parts.store.write_async(work), status=202)
+    row = await parts.store.write_async(work)
+    log.info("a cycle was asked for: %s", row["why_not"], extra={"cycle": row["id"]})
+    return envelope.answer(row, status=202)
 
 
 @router.get("/v1/learner/cycles")

@@ -49,9 +49,9 @@ async def model(name: str, caller: AnyCaller, parts: PartsDep) -> Response:
 
 
 async def segments_as_models(parts: Parts, posts: list[Post]) -> list[dict[str, Any]]:
-    """Each with who serves it since when, and why its learner did not train."""
+    """Each with who serves it since when, and why no learner trains it."""
     why_not = await parts.store.read_async(
-        lambda session: [cycles.learner_state(session, post.wanted.segment).why_not for post in posts]
+        lambda session: [cycles.training(session, post.wanted.segment).why_not for post in posts]
     )
     return [
         {

@@ -6,13 +6,21 @@ Whatever the learner writes is fenced by its lease (`leases`). When to train is 
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlmodel import Session, col, select
 
 from server.errors import Conflict, NotFound
 from server.store.ids import new_id, now
-from server.store.leases import LEARNER, acquire_lease, assert_epoch, release_lease, renew_lease
+from server.store.leases import (
+    LEARNER,
+    WATCHING,
+    acquire_lease,
+    assert_epoch,
+    release_lease,
+    renew_lease,
+    seconds_left,
+)
 from server.store.live import READ_BY
 from server.store.paging import page
 from server.store.tables import Cycle, LearnerState, Segment
@@ -20,7 +28,7 @@ from server.store.tables import Cycle, LearnerState, Segment
 __all__ = [
     "acquire_lease", "assert_epoch", "begin", "cancel_cycle", "end_cycle", "finish_step", "get_cycle", "is_active",
     "learner_state", "list_cycles", "next_cycle", "release_lease", "renew_lease", "request_cycle", "set_progress",
-    "update_learner_state",
+    "training", "update_learner_state",
 ]  # fmt: skip
 ACTIVE = ("requested", "running")
 ENDED = (*READ_BY, "rehearsed", "failed", "cancelled")
@@ -34,7 +42,9 @@ def request_cycle(session: Session, *, segment: str, by: str, dry_run: bool = Fa
         raise NotFound(f"There is no segment {segment!r}.", code="unknown_segment", param="segment")
     active = next_cycle(session)
     if active is not None:
-        raise Conflict(f"Cycle {active.id} is {active.state}.", code="cycle_running")
+        doing = training(session, active.segment)
+        waits = "" if doing.state == "running" else f"; {doing.why_not}"
+        raise Conflict(f"Cycle {active.id} is {doing.state}{waits}.", code="cycle_running")
     row = Cycle(
         id=new_id("cyc"),
         segment=segment,
@@ -194,6 +204,39 @@ def update_learner_state(session: Session, segment: str, **changes: Any) -> Lear
     session.add(row)
     session.flush()
     return row
+
+
+class Training(NamedTuple):
+    """What the learner does about a segment, and in one sentence why it does not train: for every surface."""
+
+    state: str
+    """`idle`, `requested`, `running`, or `interrupted`: begun, and no learner is at work on it."""
+    why_not: str
+    cycle: Cycle | None
+
+
+NO_LEARNER = "no learner is running: start `hone learn`"
+
+
+def training(session: Session, segment: str) -> Training:
+    """As the leases tell it: a learner that has died says nothing of itself, and what it said last stands for ever."""
+    newest = list_cycles(session, segment=segment, limit=1)[0]
+    cycle = newest[0] if newest and newest[0].state in ACTIVE else None
+    at_work = seconds_left(session, LEARNER) > 0
+    state = cycle.state if cycle else "idle"
+    if state == "running" and not at_work:
+        state = "interrupted"
+    if not at_work and not seconds_left(session, WATCHING):
+        why_not = NO_LEARNER
+    elif state == "running":
+        why_not = "a cycle is running"
+    elif cycle is not None:
+        why_not = "a cycle waits for the learner's next look"
+    elif at_work and next_cycle(session) is not None:
+        why_not = "a cycle of another segment is running"
+    else:
+        why_not = learner_state(session, segment).why_not or "the learner has yet to look"
+    return Training(state, why_not, cycle)
 
 
 def _running(session: Session, cycle_id: str, epoch: int) -> Cycle:

@@ -1,6 +1,7 @@
 """Who may work: one row per lease, by the database's clock, fenced by an epoch that grows with each holder.
 
 A holder that slept past its lease fails `assert_epoch` in the very transaction it tries, even if nobody else came.
+Learners that only look hold nothing: a row beside it says that one is there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from server.errors import Conflict
 from server.store.tables import Lease
 
 LEARNER = "learner"
+WATCHING = "watching"
+"""That some learner looks at the record now and then. Fences nothing, and several may write it."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 JULIAN_EPOCH = 2440587.5
 """1970-01-01 as a Julian day."""
@@ -80,6 +83,28 @@ def assert_epoch(session: Session, *, name: str, epoch: int) -> None:
         raise Conflict("Another learner holds the lease.", code="lease_lost")
     if row.expires_at <= database_now(session):
         raise Conflict("The lease ran out: this learner was stopped or cut off.", code="lease_lost")
+
+
+def show_up(session: Session, *, holder: str, seconds: float) -> None:
+    """Let others know for `seconds` that a learner looks after this record."""
+    at = database_now(session)
+    row = _row(session, WATCHING) or Lease(
+        name=WATCHING, holder=holder, epoch=0, heartbeat_at=at, expires_at=at
+    )
+    row.holder = holder
+    row.heartbeat_at = at
+    row.expires_at = at + timedelta(seconds=seconds)
+    session.add(row)
+    session.flush()
+
+
+def seconds_left(session: Session, name: str) -> float:
+    """How long whoever holds it is still believed to live; 0 when nobody is."""
+    row = session.get(Lease, name)
+    if row is None:
+        return 0.0
+    at = database_now(session)
+    return 0.0 if _is_from_the_future(row, at) else max(0.0, (row.expires_at - at).total_seconds())
 
 
 def _row(session: Session, name: str) -> Lease | None:

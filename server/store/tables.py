@@ -351,7 +351,7 @@ class LearnerState(Table, table=True):
     refusals: int = 0
     """Refusals in a row."""
     why_not: str = ""
-    """Why it is not training, in the one sentence that every surface shows."""
+    """Why it is not training, as the learner said last; `cycles.training` says whether that still holds."""
 
 
 class Lease(Table, table=True):

@@ -25,7 +25,7 @@ from learner.workdir import WorkDir
 from server.artifacts import Artifacts
 from server.errors import Conflict, NotFound, Unavailable
 from server.settings import Settings
-from server.store import adapters, cycles, feedback
+from server.store import adapters, cycles, feedback, leases
 from server.store import tables as t
 from server.store.session import Store
 from tests.learner.record import Record, fresh_store
@@ -749,6 +749,24 @@ def test_too_few_votes_leave_one_sentence_everywhere(house: House) -> None:
     said = house.state().why_not
     assert said.startswith("3 more votes or ")
     assert house.state().next_due_at is not None
+
+
+def test_a_learner_that_looks_is_there_and_so_is_one_that_has_just_worked(house: House) -> None:
+    """Nothing told a learner that waits for votes from none at all; one that trains holds its lease meanwhile."""
+
+    def doing() -> tuple[str, str]:
+        return house.store.read(lambda s: cycles.training(s, "default"))[:2]
+
+    def seen(work: Work) -> dict[str, Any]:
+        during.append(doing())
+        house.store.write(lambda s: leases.show_up(s, holder="me", seconds=0))  # it looked hours ago
+        return reward(work)
+
+    during: list[tuple[str, str]] = []
+    assert doing() == ("idle", cycles.NO_LEARNER)
+    house.duty(steps=replaced("reward", seen)).look()
+    assert during == [("running", "a cycle is running")]
+    assert doing() == ("idle", "no new votes since the last cycle")
 
 
 def test_a_cycle_by_hand_with_too_few_votes_says_how_many_are_missing(tmp_path: Path) -> None:

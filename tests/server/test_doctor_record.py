@@ -18,7 +18,7 @@ from server import doctor_record
 from server.doctor import Finding, Level
 from server.doctor_record import check_record
 from server.settings import Settings
-from server.store import keys, migrate
+from server.store import cycles, keys, leases, migrate
 from server.store.session import open_store
 
 
@@ -68,7 +68,9 @@ def test_no_database_yet_is_fine_and_none_is_made(tmp_path: Path) -> None:
 
 
 def test_a_database_of_this_version_is_fine(data_dir: Path) -> None:
-    assert "up to date" in only(check_record(settings(data_dir))).says
+    database, training = check_record(settings(data_dir))
+    assert "up to date" in database.says
+    assert (training.check, training.level) == ("training", Level.OK)
 
 
 def test_a_database_newer_than_the_code(data_dir: Path) -> None:
@@ -134,20 +136,20 @@ def test_an_address_that_is_no_database(url: str, tmp_path: Path) -> None:
 
 def test_an_open_door_without_keys(data_dir: Path) -> None:
     open_to_all = settings(data_dir, host="0.0.0.0")
-    *_, finding = check_record(open_to_all)
+    _, finding, _ = check_record(open_to_all)
     assert finding.level is Level.FAIL
     assert "hone keys create" in finding.mend
     store = open_store(open_to_all.resolved_database_url)
     row = store.write(lambda s: keys.create_client_key(s, client="shop", name="k", scopes=["admin"])[0].id)
-    assert only(check_record(open_to_all)).level is Level.OK
+    assert {one.level for one in check_record(open_to_all)} == {Level.OK}
     store.write(lambda s: keys.revoke_key(s, row) and None)
     store.close()
-    assert [one.level for one in check_record(open_to_all)] == [Level.OK, Level.FAIL]
+    assert [one.level for one in check_record(open_to_all)] == [Level.OK, Level.FAIL, Level.OK]
 
 
 def test_a_lease_held_by_a_dead_process(data_dir: Path) -> None:
     hold_lease(data_dir, f"{socket.gethostname()}:{dead_pid()}:abcd", seconds=20)
-    _, finding = check_record(settings(data_dir))
+    _, finding, _ = check_record(settings(data_dir))
     assert finding.level is Level.WARN
     assert "has died" in finding.says
     assert "takes over within" in finding.mend
@@ -158,10 +160,29 @@ def test_a_lease_held_by_a_dead_process(data_dir: Path) -> None:
 )
 def test_a_lease_held_by_the_living_or_by_somebody_unknown(holder: str, data_dir: Path) -> None:
     hold_lease(data_dir, holder, seconds=20)
-    _, finding = check_record(settings(data_dir))
-    assert finding.level is Level.OK
+    _, finding, _ = check_record(settings(data_dir))
+    assert (finding.check, finding.level) == ("learner", Level.OK)
 
 
 def test_a_lease_that_ran_out_is_nobodys(data_dir: Path) -> None:
     hold_lease(data_dir, f"{socket.gethostname()}:{dead_pid()}:abcd", seconds=-20)
-    assert only(check_record(settings(data_dir))).check == "database"
+    assert [one.check for one in check_record(settings(data_dir))] == ["database", "training"]
+
+
+def test_why_nothing_is_trained_is_the_sentence_of_everywhere_else(data_dir: Path) -> None:
+    """The README promised it, and the doctor knew nothing of it."""
+
+    def training() -> Finding:
+        return next(one for one in check_record(settings(data_dir)) if one.check == "training")
+
+    store = open_store(settings(data_dir).resolved_database_url)
+    store.write(lambda s: cycles.update_learner_state(s, "default", why_not="37 more votes") and None)
+    assert training().says == cycles.NO_LEARNER
+    store.write(lambda s: leases.show_up(s, holder="elsewhere:1:abcd", seconds=30))
+    assert training() == Finding("training", Level.OK, "37 more votes")
+    store.write(lambda s: leases.show_up(s, holder="elsewhere:1:abcd", seconds=0))
+    store.write(lambda s: cycles.request_cycle(s, segment="default", by="op") and None)
+    waits = training()
+    assert (waits.level, waits.says) == (Level.WARN, cycles.NO_LEARNER)
+    assert "hone learn" in waits.mend
+    store.close()

@@ -7,7 +7,7 @@ import json
 import pytest
 from playwright.sync_api import Locator, Route, expect
 
-from server.store import cycles
+from server.store import cycles, leases
 from tests.web.site import Site
 
 pytestmark = pytest.mark.full
@@ -46,6 +46,7 @@ def test_the_same_version_is_not_called_new(site: Site) -> None:
 def test_the_line_says_in_the_learners_own_words_what_it_waits_for(site: Site) -> None:
     sentence = "37 more votes or 14:00 UTC"
     site.server.store.write(lambda s: cycles.update_learner_state(s, "default", why_not=sentence) and None)
+    site.server.store.write(lambda s: leases.show_up(s, holder="learner", seconds=60))
     site.open()
     expect(line(site)).to_contain_text(f"Learning: {sentence}")
     with site.server.client() as client:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from server.store import cycles
 from server.store.tables import Cycle
 from tests.server.live import LiveServer
 
@@ -20,7 +21,9 @@ def test_an_idle_learner_says_so(own: LiveServer) -> None:
         said = admin.get("/v1/learner").json()
         assert said["state"] == "idle"
         assert said["segment"] == "default"
-        assert "why_not" in said
+        assert said["why_not"] == cycles.NO_LEARNER
+        (row,) = [row for row in admin.get("/v1/models").json()["data"] if row["id"] == "default"]
+        assert row["hone"]["why_not"] == cycles.NO_LEARNER
         unknown = admin.get("/v1/learner", params={"segment": "nowhere"})
         assert unknown.json()["error"]["code"] == "unknown_segment"
 
@@ -32,10 +35,17 @@ def test_a_cycle_is_asked_for_once_and_can_be_cancelled(own: LiveServer) -> None
         cycle = asked.json()
         assert cycle["state"] == "requested"
         assert cycle["dry_run"] is True
+        assert cycle["why_not"] == cycles.NO_LEARNER
         assert cycle["by"].startswith("admin")
         again = admin.post("/v1/learner/cycles", json={})
         assert (again.status_code, again.json()["error"]["code"]) == (409, "cycle_running")
-        assert admin.get("/v1/learner").json()["cycle"] == cycle["id"]
+        assert cycles.NO_LEARNER in again.json()["error"]["message"]
+        waits = admin.get("/v1/learner").json()
+        assert (waits["cycle"], waits["state"], waits["why_not"]) == (
+            cycle["id"],
+            "requested",
+            cycles.NO_LEARNER,
+        )
         assert [row["id"] for row in admin.get("/v1/learner/cycles").json()["data"]] == [cycle["id"]]
         assert admin.get(f"/v1/learner/cycles/{cycle['id']}").json()["plots"] == []
         assert admin.post(f"/v1/learner/cycles/{cycle['id']}/cancel").status_code == 202

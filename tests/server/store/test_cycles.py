@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
+from sqlmodel import Session
 
 from server.errors import Conflict
-from server.store import cycles
+from server.store import adapters, cycles, leases
 from server.store.ids import now
 from server.store.session import Store
 from server.store.tables import Cycle, Lease
@@ -142,3 +143,57 @@ def test_a_cycle_that_was_not_begun_is_cancelled_at_once(store: Store) -> None:
     assert store.read(cycles.next_cycle) is None
     with pytest.raises(Conflict):
         store.write(lambda s: cycles.cancel_cycle(s, asked.id))
+
+
+def doing(store: Store, segment: str = "default") -> tuple[str, str]:
+    return store.read(lambda s: cycles.training(s, segment))[:2]
+
+
+def show_up(store: Store, *, seconds: float = 30) -> None:
+    store.write(lambda s: leases.show_up(s, holder="me", seconds=seconds))
+
+
+def test_with_no_learner_there_every_state_says_so(store: Store) -> None:
+    """Without one nothing was said at all, and a cycle that was asked for waited in silence."""
+    assert doing(store) == ("idle", cycles.NO_LEARNER)
+    asked = store.write(lambda s: cycles.request_cycle(s, segment="default", by="op"))
+    assert doing(store) == ("requested", cycles.NO_LEARNER)
+    with pytest.raises(Conflict) as waits:
+        store.write(lambda s: cycles.request_cycle(s, segment="default", by="op"))
+    assert waits.value.message == f"Cycle {asked.id} is requested; {cycles.NO_LEARNER}."
+
+
+def test_what_a_learner_said_last_holds_only_while_one_is_there(store: Store) -> None:
+    store.write(lambda s: cycles.update_learner_state(s, "default", why_not="37 more votes") and None)
+    assert doing(store) == ("idle", cycles.NO_LEARNER)
+    show_up(store)
+    assert doing(store) == ("idle", "37 more votes")
+    show_up(store, seconds=0)
+    assert doing(store) == ("idle", cycles.NO_LEARNER)
+
+
+def test_a_cycle_whose_learner_died_is_interrupted_until_the_next_takes_it_up(store: Store) -> None:
+    """It was called running for ever."""
+    epoch = acquire(store)
+    assert epoch is not None
+    begun(store, epoch)
+    assert doing(store) == ("running", "a cycle is running")
+    store.write(lambda s: adapters.ensure_segment(s, "other") and None)
+    assert doing(store, "other") == ("idle", "a cycle of another segment is running")
+    store.write(lambda s: cycles.release_lease(s, name=cycles.LEARNER, epoch=epoch))
+    assert doing(store) == ("interrupted", cycles.NO_LEARNER)
+    show_up(store)
+    assert doing(store) == ("interrupted", "a cycle waits for the learner's next look")
+
+
+def test_a_learner_that_showed_up_by_a_clock_set_back_since_is_not_there(store: Store) -> None:
+    show_up(store)
+    later = timedelta(hours=3)
+
+    def ahead(session: Session) -> None:
+        row = session.get_one(Lease, leases.WATCHING)
+        row.heartbeat_at, row.expires_at = row.heartbeat_at + later, row.expires_at + later
+        session.add(row)
+
+    store.write(ahead)
+    assert doing(store) == ("idle", cycles.NO_LEARNER)
