@@ -41,26 +41,7 @@ async def listing(
 async def detail(version: Version, caller: Operator, parts: PartsDep) -> Response:
     """One version: manifest, lineage, verdict, checks at load, and the votes on its replies."""
 
-    def work(session: Session) -> dict[str, Any]:
-        row = adapters.get_adapter(session, version)
-        return summary(session, row) | {
-            "manifest": row.manifest,
-            "metrics": row.manifest.get("metrics", {}),
-            "verdict": row.manifest.get("verdict"),
-            "lineage": adapters.lineage(session, version),
-            "checks": [
-                {"outcome": check.outcome, "detail": check.detail, "at": check.at.isoformat()}
-                for check in adapters.checks(session, version)
-            ],
-            "votes": adapters.votes_on(session, version),
-            "files": [
-                f"/v1/adapters/{version}/files/{name}"
-                for name in sorted(row.manifest.get("files", {}))
-                if REPORTS.fullmatch(name)
-            ],
-        }
-
-    return envelope.answer(await parts.store.read_async(work))
+    return envelope.answer(await parts.store.read_async(lambda session: shown(session, version)))
 
 
 @router.get("/v1/adapters/{version}/files/{name:path}")
@@ -82,6 +63,27 @@ async def report(version: Version, name: str, caller: Operator, parts: PartsDep)
 def _files(session: Session, version: int) -> tuple[str, dict[str, str]]:
     row = adapters.get_adapter(session, version)
     return row.path, row.manifest.get("files", {})
+
+
+def shown(session: Session, version: int) -> dict[str, Any]:
+    """Everything about a version. Raises NotFound."""
+    row = adapters.get_adapter(session, version)
+    return summary(session, row) | {
+        "manifest": row.manifest,
+        "metrics": row.manifest.get("metrics", {}),
+        "verdict": row.manifest.get("verdict"),
+        "lineage": adapters.lineage(session, version),
+        "checks": [
+            {"outcome": check.outcome, "detail": check.detail, "at": check.at.isoformat()}
+            for check in adapters.checks(session, version)
+        ],
+        "votes": adapters.votes_on(session, version),
+        "files": [
+            f"/v1/adapters/{version}/files/{name}"
+            for name in sorted(row.manifest.get("files", {}))
+            if REPORTS.fullmatch(name)
+        ],
+    }
 
 
 def summary(session: Session, row: adapters.Adapter) -> dict[str, Any]:

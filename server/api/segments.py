@@ -226,6 +226,7 @@ def shown(session: Session, row: Segment) -> dict[str, Any]:
     return {
         "name": row.name,
         "champion": lane.champion,
+        "since": lane.since.isoformat() if lane.since else None,
         "pinned": lane.pinned,
         "held": lane.held,
         "rollout": row.rollout,

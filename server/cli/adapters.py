@@ -21,6 +21,7 @@ from server.cli.words import (
     print_table,
     shown,
 )
+from server.errors import NotFound
 
 app = typer.Typer(cls=Verbs, no_args_is_help=True, help="See adapter versions, promote them, take them back.")
 
@@ -43,9 +44,10 @@ def list_adapters(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """All versions, newest first, and which one serves."""
+    """All versions, newest first, and under them which one serves in each segment."""
     with installation(url, key, data_dir) as hone:
         rows = hone.adapters(segment=segment, state=state)
+        lanes = [] if as_json else hone.segments()
     if as_json:
         print_json(rows)
         return
@@ -56,18 +58,43 @@ def list_adapters(
         "parent": "from",
         "created_at": "made (UTC)",
     }
-    print_table(columns, rows, empty="no versions yet: the bare base (version 0) serves")
+    print_table(columns, rows, empty="no versions of that kind" if segment or state else "no versions yet")
+    for lane in lanes:
+        if segment in (None, lane["name"]):
+            typer.echo(_standing(lane))
+
+
+HOLDS = {
+    "pinned": "pinned: nothing is promoted automatically before `unpin`",
+    "held": "held since a rollback: nothing is promoted automatically before `unpin` or enough newer votes",
+}
+
+
+def _standing(lane: Row) -> str:
+    """What serves in a segment, since when, and what holds it there."""
+    said = f"{lane['name']}: {_named(lane['champion'])} "
+    if lane.get("serving", True):
+        said += "serves" + (f" since {shown(lane['since'])} UTC" if lane.get("since") else "")
+    else:
+        said += f"shall serve and does not yet: {lane['pending']}"
+    return " · ".join([said, *(words for hold, words in HOLDS.items() if lane[hold])])
+
+
+def _named(version: int | None) -> str:
+    return "the bare base (version 0)" if version == 0 else f"version {version}"
 
 
 @app.command()
 def show(
-    version: Annotated[int, typer.Argument(min=1, help="Version number.")],
+    version: Version,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """One version: where it comes from, what the gate said and why, how its replies are liked."""
+    if version == 0:
+        raise NotFound("version 0 is the bare base: it was made by nobody here, and has nothing to show")
     with installation(url, key, data_dir) as hone:
         row = hone.adapter(version)
     if as_json:
@@ -91,6 +118,8 @@ def _lines(row: Row) -> Iterator[tuple[str, object]]:
         yield "gate", "passed" if verdict["passed"] else "refused"
     for reason in verdict.get("reasons") or ():
         yield "", reason
+    for check in (row.get("checks") or ())[:1]:
+        yield "at load", f"{check['outcome']}: {check['detail']}"
     for name, value in (row.get("votes") or {}).items():
         yield name.replace("_", " "), value
 
@@ -191,8 +220,7 @@ def _move(
     if as_json:
         print_json(row)
         return
-    version = row.get("version")
-    serves = "the bare base (version 0)" if version == 0 else f"version {version}"
+    serves = _named(row.get("version"))
     if "serving" not in row:
         when = "a server that follows this record will take it up"
     else:

@@ -24,6 +24,9 @@ class Installation(Protocol):
 
     def adapter(self, version: int) -> Row: ...
 
+    def segments(self) -> list[Row]:
+        """With `serving` and `pending` where a server was asked."""
+
     def move(self, verb: str, *, segment: str, body: Row) -> Row:
         """`verb` is promote, rollback, rollforward, pin or unpin; the new row of the promotion log comes back."""
 

@@ -37,6 +37,9 @@ class Served:
     def adapter(self, version: int) -> Row:
         return self._ask("GET", f"/v1/adapters/{version}")
 
+    def segments(self) -> list[Row]:
+        return self._all("/v1/segments")
+
     def move(self, verb: str, *, segment: str, body: Row) -> Row:
         return self._ask("POST", f"/v1/segments/{quote(segment, safe='')}/{verb}", json=body)
 

@@ -43,17 +43,12 @@ class Stored:
         return self._store.read(work)
 
     def adapter(self, version: int) -> Row:
-        def work(session: Session) -> Row:
-            row = adapters.get_adapter(session, version)
-            return adapter_rows.summary(session, row) | {
-                "manifest": row.manifest,
-                "metrics": row.manifest.get("metrics", {}),
-                "verdict": row.manifest.get("verdict"),
-                "lineage": adapters.lineage(session, version),
-                "votes": adapters.votes_on(session, version),
-            }
+        return self._store.read(lambda session: adapter_rows.shown(session, version))
 
-        return self._store.read(work)
+    def segments(self) -> list[Row]:
+        return self._store.read(
+            lambda session: [segment_rows.shown(session, row) for row in adapters.list_segments(session)]
+        )
 
     def move(self, verb: str, *, segment: str, body: Row) -> Row:
         changes: dict[str, Callable[..., Promotion]] = {

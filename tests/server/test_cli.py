@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -206,6 +207,40 @@ def test_adapters_are_moved_in_the_record_when_no_server_answers(data_dir: Path)
     assert "champion" in hone("adapters", "list", data_dir=data_dir).stdout
 
 
+def test_the_list_says_what_serves_in_each_segment_and_what_holds_it_there(data_dir: Path) -> None:
+    """After a rollback to the bare base the table said of no version that it serves, and nothing of the hold."""
+
+    def said(*words: str) -> list[str]:
+        return hone("adapters", "list", *words, data_dir=data_dir).stdout.splitlines()
+
+    assert said() == ["no versions yet", "default: the bare base (version 0) serves"]
+    register(data_dir, 1)
+    hone("adapters", "promote", "1", data_dir=data_dir)
+    assert re.fullmatch(r"default: version 1 serves since 20[0-9-]{8} [0-9:]{8} UTC", said()[-1])
+    hone("adapters", "rollback", data_dir=data_dir)
+    hone("adapters", "pin", data_dir=data_dir)
+    serves, pinned, held = said()[-1].split(" · ")
+    assert serves.startswith("default: the bare base (version 0) serves since ")
+    assert pinned.startswith("pinned: ")
+    assert held.startswith("held since a rollback: ")
+    assert said("--segment", "elsewhere") == ["no versions of that kind"]
+
+
+def test_show_says_why_a_server_refused_a_version_and_that_0_is_the_base(data_dir: Path) -> None:
+    """The reason stood in the API alone, and 0 was a wrong use of the command."""
+    register(data_dir, 1)
+    store = record_of(data_dir)
+    for outcome, detail in (("verified", "its probe holds"), ("rejected", "its probe is 3 nats away")):
+        store.write(
+            lambda s, o=outcome, d=detail: registry.record_check(s, version=1, outcome=o, detail=d) and None
+        )
+    store.close()
+    said = hone("adapters", "show", "1", data_dir=data_dir).stdout
+    assert "rejected: its probe is 3 nats away" in said
+    assert "its probe holds" not in said
+    assert_one_line_error(hone("adapters", "show", "0", data_dir=data_dir), "the bare base")
+
+
 def test_show_says_what_the_gate_said(data_dir: Path) -> None:
     register(data_dir, 1, passed=False)
     said = hone("adapters", "show", "1", data_dir=data_dir).stdout
@@ -347,6 +382,7 @@ def test_a_running_server_is_asked_and_answers_as_the_record_does(running: Runni
     assert (newest["version"], newest["reason"]) == (0, "try")
     assert not newest["by"].startswith("cli:")
     assert "gate" in running.cli("adapters", "show", "1")
+    assert "default: the bare base (version 0) serves since " in running.cli("adapters", "list")
     refused = apart("adapters", "promote", "99", HONE_DATA_DIR=str(running.data_dir))
     assert_one_line_error(refused, "99")
 
