@@ -204,6 +204,8 @@ def evaluate(
                 )
 
         table = talk_to(url, key, data_dir, connections, compare)
+    if left_out := left_out_of(prompts, found=len(chosen), used=table["prompts"]):
+        typer.echo(left_out, err=True)
     if as_json:
         typer.echo(json.dumps(table, indent=2))
     else:
@@ -281,6 +283,13 @@ def print_tally(tally: Tally, taste: str) -> None:
     ):
         if count:
             typer.echo(f"{count} {why}")
+
+
+def left_out_of(asked: int, *, found: int, used: int) -> str:
+    """Why fewer prompts were compared than were asked for; empty when all were."""
+    reasons = [f"there are {found} different ones"] if found < asked else []
+    reasons += [f"{found - used} too long for the context"] if used < found else []
+    return f"asked for {asked} prompts, used {used}: {', '.join(reasons)}" if reasons else ""
 
 
 def print_evaluation(table: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner.simulation import commands
 from learner.simulation.evaluation import Outcome, choose_prompts, evaluate, summary, wilson, win_rate
 from learner.simulation.scripts import FileSource, WorldSource, is_held_out
 from learner.simulation.world import World
@@ -106,6 +107,34 @@ def test_a_prompt_too_long_for_one_version_is_left_out_for_all() -> None:
     fake.trouble = lambda _: refusal(400, "prompt_too_long")
     with pytest.raises(HoneError, match="none of the prompts"):
         compare(fake)
+
+
+def test_prompts_that_were_left_out_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for 200 prompts, it compared two, and the table alone told."""
+    path = tmp_path / "p.txt"
+    path.write_text("one\ntwo\ntoo long\n")
+    fake = FakeHone(lambda messages, version, seed: f"v{version}")
+    fake.trouble = lambda request: refusal(400, "prompt_too_long") if b"too long" in request.content else None
+
+    def talk_to(url: Any, key: Any, data_dir: Any, connections: Any, work: Any) -> Any:
+        async def run() -> Any:
+            async with fake.client() as hone:
+                return await work(hone)
+
+        return asyncio.run(run())
+
+    monkeypatch.setattr(commands, "talk_to", talk_to)
+    options: dict[str, Any] = {"versions": "0,1", "prompts_file": path, "as_json": True}
+    commands.evaluate(prompts=3, **options)
+    assert capsys.readouterr().err == "asked for 3 prompts, used 2: 1 too long for the context\n"
+    commands.evaluate(prompts=200, **options)
+    said = "asked for 200 prompts, used 2: there are 3 different ones, 1 too long for the context\n"
+    assert capsys.readouterr().err == said
+    path.write_text("one\ntwo\n")
+    commands.evaluate(prompts=2, **options)
+    assert capsys.readouterr().err == ""
 
 
 def test_wins_ties_and_losses_by_hand() -> None:
