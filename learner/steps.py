@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,9 @@ def collect(work: Work) -> dict[str, Any]:
     config = work.config.collect
     dataset = work.store.read(lambda session: collect_votes(session, scope=scope, config=config))
     if dataset.labels < config.min_labels:
-        left_out = ", ".join(
-            f"{count} {why.replace('_', ' ')}" for why, count in sorted(dataset.counts.items())
-        )
         raise TooFewVotes(
-            f"only {dataset.labels} votes can be trained on, {config.min_labels} are needed ({left_out})"
+            f"only {dataset.labels} votes can be trained on, {config.min_labels} are needed"
+            + left_out(dataset.counts)
         )
     if not all(dataset.of(role).labels for role in Role):
         users = dataset.counts["users"]
@@ -63,6 +62,29 @@ def collect(work: Work) -> dict[str, Any]:
         "anew": anew,
         "metrics": dict(dataset.counts),
     }
+
+
+LEFT_OUT = {
+    "other_template": "given under another chat template",
+    "kept_out": "kept out of training by their client",
+    "quarantined": "quarantined",
+    "skipped": "skipped",
+    "void": "about a pair of equal replies",
+    "pinned": "about a version that an operator had named",
+    "unfinished": "about replies that were never finished",
+    "erased": "about replies that were erased",
+}
+"""The names under which `learner.collect` counts votes that may not train, in words."""
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """` (39 were given under another chat template)`; nothing when nothing was left out."""
+    said = [
+        f"{counts[why]} {'was' if counts[why] == 1 else 'were'} {words}"
+        for why, words in LEFT_OUT.items()
+        if counts.get(why)
+    ]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _parent(work: Work, base: Base) -> tuple[int, str]:

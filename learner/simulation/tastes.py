@@ -123,10 +123,13 @@ def _from_file(path: Path, function: str) -> Taste:
 
 
 def _checked(found: Callable[..., object], name: str) -> Taste:
-    """The stranger's function, with a clear word when it answers no number."""
+    """The stranger's function, with a clear word when it fails or answers no number."""
 
     def taste(messages: Sequence[Mapping[str, str]], reply: str) -> float:
-        score = found([dict(message) for message in messages], reply)
+        try:
+            score = found([dict(message) for message in messages], reply)
+        except Exception as error:  # as when it is loaded
+            raise _invalid(f"{name} failed: {type(error).__name__}: {error}") from error
         if isinstance(score, bool | int | float) and math.isfinite(score):
             return float(score)
         raise _invalid(f"{name} must answer a finite number; it answered {score!r}.")

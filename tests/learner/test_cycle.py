@@ -329,6 +329,27 @@ def test_voters_without_names_are_too_few_to_judge_each_other(
     assert house.state().why_not == f"{reason}; no new votes since the last cycle"
 
 
+def test_votes_that_may_not_train_are_said_in_words_and_only_those_that_are_there(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason read `(6 other template, 0 picks, 0 prompts, 0 thumbs, 0 users)`."""
+    base = SimpleNamespace(
+        base_id="tiny", base_hash="abc", renderer=SimpleNamespace(template_hash="another's")
+    )
+    monkeypatch.setattr(Work, "base", lambda work: base)
+    ended = house.once(steps=replaced("collect", steps.collect))
+    assert ended.reason == (
+        "only 0 votes can be trained on, 3 are needed (6 were given under another chat template)"
+    )
+
+
+def test_one_vote_was_left_out_and_several_were() -> None:
+    assert steps.left_out({"picks": 3, "users": 1, "void": 0}) == ""
+    assert steps.left_out({"void": 1, "skipped": 2}) == (
+        " (2 were skipped, 1 was about a pair of equal replies)"
+    )
+
+
 def test_a_cycle_begun_by_another_version_fails_with_its_reason(house: House) -> None:
     """Its configuration was read where nothing caught the error: every look broke on it, for ever."""
 

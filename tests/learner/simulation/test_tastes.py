@@ -88,6 +88,15 @@ def test_a_taste_that_answers_no_number_is_refused_when_asked(tmp_path: Path, an
         taste(BREAD, "Fine.")
 
 
+def test_a_taste_that_raises_is_said_in_one_line(tmp_path: Path) -> None:
+    """It ended in a traceback of forty lines."""
+    file = tmp_path / "mine.py"
+    file.write_text("def boom(messages, reply):\n    raise RuntimeError('boom')\n")
+    with pytest.raises(Invalid) as failed:
+        load_taste(f"{file}:boom")(BREAD, "Fine.")
+    assert failed.value.message == f"{file}:boom failed: RuntimeError: boom"
+
+
 @pytest.mark.parametrize("spec", ["freindly", "", "random:", "random:x", "mine.py", "mine.txt:like"])
 def test_an_unknown_taste_names_the_known_ones(spec: str) -> None:
     with pytest.raises(Invalid, match="friendly-brief"):
