@@ -46,6 +46,15 @@ def _one_text(content: Any) -> Any:
     return content
 
 
+def _spoken(role: Any) -> Any:
+    """No policy here calls tools, so nothing can answer one."""
+    if role in ("tool", "function"):
+        raise ValueError(
+            f"tools are not supported: leave messages of role {role} and the calls they answer out"
+        )
+    return role
+
+
 def _several(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
@@ -94,7 +103,7 @@ class Message(BaseModel):
     """One message of the conversation; `developer` is OpenAI's newer word for `system`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_spoken)]
     content: Annotated[Text, BeforeValidator(_one_text)] = ""
 
     def plain(self) -> dict[str, str]:

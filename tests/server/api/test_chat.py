@@ -312,6 +312,19 @@ def test_text_parts_and_developer_messages_are_understood(admin: httpx.Client) -
         assert admin.post("/v1/chat/completions", json=body).status_code == 422, part
 
 
+def test_a_conversation_with_tools_is_refused_in_words(admin: httpx.Client) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    talk = [
+        {"role": "user", "content": "what is the weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "rain"},
+    ]
+    refused = admin.post("/v1/chat/completions", json={"messages": talk})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (422, "messages.2.role")
+    assert "tools are not supported" in error["message"]
+
+
 def test_null_is_the_same_as_left_out(admin: httpx.Client) -> None:
     """Typed clients write every field they know, and `null` for what nobody chose."""
     names = (
