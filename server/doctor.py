@@ -101,8 +101,10 @@ def check_model(settings: Settings) -> Iterator[Finding]:
             "give a folder with config.json and *.safetensors, or a hub name: hone serve --model PATH_OR_NAME",
         )
         return
-    yield _weights(folder)
-    yield _template(folder)
+    weights = _weights(folder)
+    yield weights
+    if weights.level is Level.OK:
+        yield _template(folder)
 
 
 def _looks_like_hub_name(model: str) -> bool:
@@ -190,11 +192,14 @@ def _writable(check: str, folder: Path) -> Finding:
                 f"{there} is a file, not a directory",
                 f"move it away: mv {there} {there}.old",
             )
+        # On a read-only mount no owner may write.
+        ours = f"give it to this user (chown {_user_name()} {there})"
+        first = "mount it for writing" if error.errno == errno.EROFS else ours
         return Finding(
             check,
             Level.FAIL,
             f"{there} cannot be written ({error.strerror})",
-            f"give it to this user (chown {_user_name()} {there}), or choose another: --data-dir",
+            f"{first}, or choose another: --data-dir",
         )
     return Finding(
         check, Level.OK, f"{folder} can be written" if there == folder else f"{folder} can be made"
@@ -291,7 +296,7 @@ def check_admin_key(settings: Settings) -> Iterator[Finding]:
         mode = path.stat().st_mode
     except OSError:
         return
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if is_open(mode):
         yield Finding(
             "admin key",
             Level.FAIL,
@@ -300,3 +305,8 @@ def check_admin_key(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("admin key", Level.OK, f"{path} is readable by its owner only")
+
+
+def is_open(mode: int) -> bool:
+    """Whether anybody but the owner may touch a file of this mode."""
+    return os.name == "posix" and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -73,6 +74,12 @@ def test_a_folder_that_lacks_weights_is_told_what_it_lacks(tmp_path: Path) -> No
     finding = found(doctor.check_model(settings(tmp_path, engine="local", model=str(folder))), "model")
     assert finding.level is Level.FAIL
     assert "it lacks weights (*.safetensors)" in finding.says
+
+
+def test_of_an_empty_folder_only_the_failure_is_told(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    (finding,) = doctor.check_model(settings(tmp_path, engine="local", model=str(folder)))
+    assert finding.level is Level.FAIL
 
 
 def test_pickled_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -183,6 +190,19 @@ def test_an_adapters_directory_that_cannot_be_written(open_folder: Path) -> None
     assert findings["adapters directory"].level is Level.FAIL
     assert "Permission denied" in findings["adapters directory"].says
     assert "chown" in findings["adapters directory"].mend
+
+
+def test_on_a_read_only_mount_a_change_of_owner_is_no_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    finding = found(doctor.check_folders(settings(tmp_path)), "data directory")
+    assert "Read-only" in finding.says
+    assert "chown" not in finding.mend
+    assert "--data-dir" in finding.mend
 
 
 def test_a_file_where_the_data_directory_should_be(tmp_path: Path) -> None:
