@@ -14,8 +14,7 @@ install: .venv/.installed  ## a virtual environment with everything pinned
 	touch $@
 
 serve: install  ## the chat page and the API on http://127.0.0.1:8000, the learner beside them
-	$(BIN)/hone db upgrade
-	$(BIN)/hone serve $(ARGS)
+	$(BIN)/hone serve --upgrade $(ARGS)
 
 demo: install  ## the whole story in a terminal: talk, pick, learn, swap, roll back
 	$(BIN)/python -m learner demo $(ARGS)

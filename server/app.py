@@ -103,10 +103,7 @@ async def open_parts(
     if store is None:
         store = open_store(settings.resolved_database_url)
         stack.callback(store.close)
-    if token := first_admin_key(store, settings):
-        # Said to the terminal and never to the log, which others may keep.
-        sys.stdout.write(f"Admin key, shown once and kept in {settings.admin_key_path}: {token}\n")
-        sys.stdout.flush()
+    show_first_key(store, settings)
     await store.write_async(lambda session: registry.ensure_segment(session, "default").name)
     if interrupted := await store.write_async(conversations.mark_interrupted):
         log.warning("%d replies were cut off by the last stop", interrupted)
@@ -149,6 +146,14 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+def show_first_key(store: Store, settings: Settings) -> None:
+    """Print the admin key if this start is the first, before anything can go wrong. Raises SetupError."""
+    if token := first_admin_key(store, settings):
+        # Said to the terminal and never to the log, which others may keep.
+        sys.stdout.write(f"Admin key, shown once and kept in {settings.admin_key_path}: {token}\n")
+        sys.stdout.flush()
+
+
 def first_admin_key(store: Store, settings: Settings) -> str | None:
     """On a first start, make the admin key, leave it in the data directory and return it; later None.
 
@@ -159,14 +164,14 @@ def first_admin_key(store: Store, settings: Settings) -> str | None:
     if not is_loopback(settings.host):
         raise SetupError(
             f"Nobody could be told from a stranger: {settings.host} is not loopback and there is no key. "
-            "Make one with `hone keys create` first."
+            f"Make one first: {settings.first_key_command}"
         )
 
     def work(session: Session) -> str:
         return key_rows.create_client_key(session, client=LOCAL_CLIENT, name="admin", scopes=ALL_SCOPES)[1]
 
     token = store.write(work)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.admin_key_path.unlink(missing_ok=True)
     handle = os.open(settings.admin_key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:

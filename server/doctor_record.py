@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,9 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlmodel import Session
 
-from server.doctor import LOOPBACK, Finding, Level
+from server.doctor import LOOPBACK, Finding, Level, is_open
 from server.errors import HoneError
-from server.settings import Settings
+from server.settings import Settings, hone_command
 from server.store import adapters, cycles, migrate
 from server.store.leases import LEARNER
 from server.store.promotions import DEFAULT
@@ -57,6 +58,7 @@ def check_record(settings: Settings) -> Iterator[Finding]:
         schema = _schema(settings, shown)
         yield schema
         if schema.level is Level.OK:
+            yield from _exposed(url)
             yield from _strangers(settings, keys=_count_keys(engine))
             yield from _lease(engine)
             yield from _training(engine)
@@ -112,8 +114,27 @@ def _schema(settings: Settings, shown: str) -> Finding:
         revision = migrate.check(settings.resolved_database_url)
     except HoneError as error:
         # The store says itself what mends it.
-        return Finding("database", Level.FAIL, f"{shown}: {error.message}", error.message.rsplit(": ", 1)[-1])
+        says, _, mend = error.message.partition(": ")
+        return Finding("database", Level.FAIL, f"{shown}: {says}", mend)
     return Finding("database", Level.OK, f"{shown} is up to date (revision {revision})")
+
+
+def _exposed(url: URL) -> Iterator[Finding]:
+    """Whether others on this machine can read what people said, and the secret that signs their sessions."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    exposed = []
+    for path in (url.database, f"{url.database}-wal", f"{url.database}-shm"):
+        with suppress(FileNotFoundError):  # the last two come and go with the server
+            if is_open(os.stat(path).st_mode):
+                exposed.append(path)
+    if exposed:
+        yield Finding(
+            "database",
+            Level.FAIL,
+            f"{' '.join(exposed)} can be read by others",
+            f"chmod 600 {' '.join(exposed)}; a data directory that `hone` makes is closed to them as well",
+        )
 
 
 def _count_keys(engine: Engine) -> int:
@@ -129,7 +150,7 @@ def _strangers(settings: Settings, *, keys: int) -> Iterator[Finding]:
             "keys",
             Level.FAIL,
             f"{settings.host} is not loopback and there is no key yet, so `hone serve` will refuse to start",
-            "hone db upgrade, then hone keys create --client NAME --scope admin --scope operator",
+            f"{hone_command('db upgrade', data_dir=settings.data_dir)}, then {settings.first_key_command}",
         )
 
 

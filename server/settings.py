@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
+DATA_DIR = Path("data")
 
 
 class Settings(BaseSettings):
@@ -24,7 +26,7 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    data_dir: Path = Path("data")
+    data_dir: Path = DATA_DIR
     """Where the database, the adapters and `admin.key` live."""
     database_url: str = ""
     """SQLAlchemy URL; empty means SQLite at `<data_dir>/hone.db`. PostgreSQL: `postgresql+psycopg://…`."""
@@ -107,6 +109,13 @@ class Settings(BaseSettings):
         return self.data_dir / "admin.key"
 
     @property
+    def first_key_command(self) -> str:
+        """What makes a key before anybody could ask the server for one."""
+        return hone_command(
+            "keys create --client NAME --scope admin --scope operator", data_dir=self.data_dir
+        )
+
+    @property
     def address_path(self) -> Path:
         """Where a running server leaves its URL and process id."""
         return self.data_dir / "server.json"
@@ -123,3 +132,10 @@ class Settings(BaseSettings):
         """This process's environment, with every setting that was given, for a child that shall see the same."""
         given = self.model_dump(mode="json", include=self.model_fields_set)
         return {**os.environ, **{f"HONE_{name.upper()}": str(value) for name, value in given.items()}}
+
+
+def hone_command(words: str, *, data_dir: Path) -> str:
+    """`hone WORDS` as an operator must type it to reach this data directory."""
+    if data_dir.absolute() == DATA_DIR.absolute():
+        return f"hone {words}"
+    return f"hone {words} --data-dir {shlex.quote(str(data_dir))}"

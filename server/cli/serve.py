@@ -62,16 +62,43 @@ def serve(
             "--learner/--no-learner", envvar="HONE_LEARNER", show_default="on", help="Learn beside serving."
         ),
     ] = None,
+    trusted_proxies: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HONE_TRUSTED_PROXIES",
+            show_default="none",
+            help="Addresses whose X-Forwarded-For is believed, with commas.",
+        ),
+    ] = None,
+    cors_origins: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HONE_CORS_ORIGINS",
+            show_default="none",
+            help="Origins whose pages may call the API, with commas; * for any.",
+        ),
+    ] = None,
+    upgrade: Annotated[
+        bool,
+        typer.Option("--upgrade", envvar="HONE_UPGRADE", help="Bring an older database up to date first."),
+    ] = False,
 ) -> None:
     """Serve the chat page and the API, and learn from what users say."""
     settings = settings_from(
-        host=host, port=port, data_dir=data_dir, model=model, engine=engine and str(engine), learner=learner
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        model=model,
+        engine=engine and str(engine),
+        learner=learner,
+        trusted_proxies=trusted_proxies,
+        cors_origins=cors_origins,
     )
     # An exit instead of a death by signal, so that what is below is undone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     bound = take_port(settings)
     with bound:
-        prepare(settings)
+        prepare(settings, upgrade=upgrade)
         run(settings, bound)
 
 
@@ -91,12 +118,12 @@ def take_port(settings: Settings) -> socket.socket:
         raise SetupError(says) from error
 
 
-def prepare(settings: Settings) -> None:
-    """A data directory, and a record of this version's schema: made when there is none, never changed here."""
+def prepare(settings: Settings, *, upgrade: bool) -> None:
+    """A data directory, and a record of this version's schema: made when there is none, changed only when asked."""
     from server.store import migrate
 
     make_data_dir(settings)
-    if migrate.is_empty(settings.resolved_database_url):
+    if upgrade or migrate.is_empty(settings.resolved_database_url):
         migrate.upgrade(settings.resolved_database_url)
     else:
         migrate.check(settings.resolved_database_url)
@@ -105,18 +132,19 @@ def prepare(settings: Settings) -> None:
 def run(settings: Settings, bound: socket.socket) -> None:
     """Serve on `bound` until a signal, with the learner beside."""
     from server import logs
-    from server.app import create_app
+    from server.app import create_app, show_first_key
+    from server.store.session import open_store
 
     logs.configure(level=settings.log_level, as_json=settings.log_json)
-    token = first_key(settings)
+    # Here and not only in the app, so that a door without keys is refused in one line.
+    with closing(open_store(settings.resolved_database_url)) as store:
+        show_first_key(store, settings)
     url = url_of(settings, bound)
     children = learner_beside(settings)
 
     def announce() -> None:
         leave_address(settings.address_path, url)
         typer.echo(f"Hone answers at {url}")
-        if token:
-            typer.echo(f"Admin key, shown only now and kept in {settings.admin_key_path}: {token}")
         for child in children:
             child.start()
 
@@ -132,15 +160,6 @@ def run(settings: Settings, bound: socket.socket) -> None:
         for child in children:
             child.stop()
         remove_address(settings.address_path)
-
-
-def first_key(settings: Settings) -> str | None:
-    """The admin key, if this start is the first. Raises SetupError where strangers could reach a door without keys."""
-    from server.app import first_admin_key
-    from server.store.session import open_store
-
-    with closing(open_store(settings.resolved_database_url)) as store:
-        return first_admin_key(store, settings)
 
 
 class Startup:

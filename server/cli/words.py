@@ -66,9 +66,9 @@ def settings_from(**options: object) -> Settings:
 
 
 def make_data_dir(settings: Settings) -> None:
-    """Raises SetupError when there can be none."""
+    """For this user alone; one that is there already stays as it is. Raises SetupError when there can be none."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(f"cannot make the data directory {settings.data_dir}: {error.strerror}") from error
 

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from server.errors import SetupError, Unavailable
+from server.settings import DATA_DIR, hone_command
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30
@@ -36,6 +37,12 @@ def upgrade(url: str) -> None:
 
     Raises SetupError, Unavailable.
     """
+    file = _file(url)
+    if file is not None and not file.exists():
+        try:
+            _make_private(file)
+        except OSError as error:
+            raise SetupError(f"cannot make {file}: {error.strerror}") from error
     with _connected(url, begin="BEGIN IMMEDIATE") as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})")
@@ -50,18 +57,18 @@ def upgrade(url: str) -> None:
 def check(url: str) -> str:
     """The schema's revision. Raises SetupError, with the command that mends it, when it is not this version's."""
     if _is_missing(url):
-        raise SetupError("there is no database yet: hone db upgrade")
+        raise SetupError(f"there is no database yet: {_mend(url)}")
     with _connected(url) as connection:
         revision = _revision(connection)
         tables = _tables(connection)
     if revision is None and tables:
         raise _not_ours()
     if revision is None:
-        raise SetupError("this database is empty: hone db upgrade")
+        raise SetupError(f"this database is empty: {_mend(url)}")
     if not _knows(revision):
         raise _too_new()
     if revision != _head():
-        raise SetupError("this database is older than this Hone: hone db upgrade")
+        raise SetupError(f"this database is older than this Hone: {_mend(url)}")
     return revision
 
 
@@ -74,12 +81,16 @@ def is_empty(url: str) -> bool:
 
 
 def backup(url: str, target: Path) -> None:
-    """Copy the database to a new file, as it is at one moment, beside a running server. Whole or not at all."""
+    """Copy the database to a new file of its owner's alone, as it is at one moment, beside a running server.
+
+    Whole or not at all.
+    """
     if target.exists():
         raise SetupError(f"{target} is there already: name a new file")
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:
+        _make_private(part)
         if make_url(url).get_backend_name() == "sqlite":
             _copy_sqlite(url, part)
         else:
@@ -133,13 +144,38 @@ def _not_ours() -> SetupError:
     )
 
 
+def _mend(url: str) -> str:
+    """The upgrade of this very database; one that HONE_DATABASE_URL names is found by that again."""
+    file = _file(url)
+    data_dir = file.parent if file is not None and file.name == "hone.db" else DATA_DIR
+    return hone_command("db upgrade", data_dir=data_dir)
+
+
 def _too_new() -> SetupError:
     return SetupError("this database is newer than this Hone: install the newer version")
 
 
 def _is_missing(url: str) -> bool:
-    address = make_url(url)
-    return address.get_backend_name() == "sqlite" and not Path(address.database or "").exists()
+    file = _file(url)
+    return file is not None and not file.exists()
+
+
+def _file(url: str) -> Path | None:
+    """SQLite's file; None for a server. Raises SetupError."""
+    try:
+        address = make_url(url)
+    except ArgumentError as error:
+        raise SetupError(f"this database URL cannot be used: {error}") from error
+    if address.get_backend_name() != "sqlite":
+        return None
+    if address.database in (None, "", ":memory:"):
+        raise SetupError("SQLite needs a file here: sqlite:////path/to/hone.db")
+    return Path(address.database)
+
+
+def _make_private(path: Path) -> None:
+    """An empty file for its owner alone, to be filled; what SQLite lays beside it takes over its mode."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
 
 @contextmanager
@@ -179,7 +215,7 @@ def _by_hand(connection: Any, record: Any) -> None:
 
 def _copy_sqlite(url: str, target: Path) -> None:
     if _is_missing(url):
-        raise SetupError("there is no database yet: hone db upgrade")
+        raise SetupError(f"there is no database yet: {_mend(url)}")
     try:
         with (
             closing(sqlite3.connect(str(make_url(url).database))) as source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -24,8 +25,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.__main__ import app
+from server.cli import serve
+from server.errors import SetupError
 from server.settings import Settings
 from server.store import adapters as registry
+from server.store import migrate
 from server.store.session import Store, open_store
 from tests.running import ROOT, RunningHone
 
@@ -326,9 +330,90 @@ def test_serve_refuses_a_taken_port_before_anything_slow(tmp_path: Path) -> None
     assert not (tmp_path / "data").exists()
 
 
-def test_serve_refuses_strangers_without_a_key(tmp_path: Path) -> None:
+def test_a_schema_that_is_older_is_refused_with_the_upgrade_of_that_very_directory(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare `hone db upgrade` mended the default directory, and `serve` refused this one as before."""
+    with monkeypatch.context() as newer:
+        newer.setattr(migrate, "_head", lambda: "2099_01_01_from_the_future")
+        with pytest.raises(SetupError, match=r"is older .* hone db upgrade --data-dir") as refused:
+            serve.prepare(Settings(data_dir=data_dir), upgrade=False)
+    words = shlex.split(refused.value.message.rpartition(": hone ")[2])
+    assert hone(*words).exit_code == 0
+    monkeypatch.chdir(data_dir.parent)
+    (data_dir / "hone.db").unlink()
+    with pytest.raises(SetupError, match=r"hone db upgrade$"):
+        migrate.check(Settings(data_dir=Path("data")).resolved_database_url)
+
+
+def test_serve_brings_an_older_record_up_to_date_when_asked(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgraded: list[str] = []
+    monkeypatch.setattr(migrate, "upgrade", upgraded.append)
+    settings = Settings(data_dir=data_dir)
+    serve.prepare(settings, upgrade=False)
+    assert upgraded == []
+    serve.prepare(settings, upgrade=True)
+    assert upgraded == [settings.resolved_database_url]
+
+
+def test_make_serve_acts_on_the_directory_that_it_is_given_and_on_no_other() -> None:
+    """It upgraded the default directory and then served the one that was named."""
+    done = subprocess.run(
+        ["make", "--dry-run", "serve", "ARGS=--data-dir elsewhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    verbs = [line.split("/hone ")[1] for line in done.stdout.splitlines() if "/hone " in line]
+    assert verbs == ["serve --upgrade --data-dir elsewhere"]
+
+
+def test_serve_refuses_strangers_without_a_key_and_says_what_makes_one(tmp_path: Path) -> None:
+    """It said `hone keys create`, which does not go without a client and acts on the default directory."""
     done = apart("serve", "--engine", "echo", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path))
     assert_one_line_error(done, "hone keys create")
+    words = shlex.split(done.stderr.rpartition(": hone ")[2])
+    assert hone(*words).exit_code == 0
+    assert [
+        row["scopes"] for row in json.loads(hone("keys", "list", "--json", data_dir=tmp_path).stdout)
+    ] == [["admin", "operator"]]
+
+
+def test_a_first_start_that_fails_has_shown_its_key(tmp_path: Path) -> None:
+    """It was made before the model was looked for and shown after: the next start found it there and was silent."""
+    data_dir = tmp_path / "data"
+    done = apart("serve", "--model", str(tmp_path / "gone"), "--port", "0", "--data-dir", str(data_dir))
+    assert done.returncode == 1
+    assert done.stdout.count((data_dir / "admin.key").read_text().strip()) == 1
+
+
+def test_what_a_first_start_makes_is_for_this_user_alone(tmp_path: Path) -> None:
+    """The database holds what people said and the secret that signs sessions; others could read it."""
+    made = tmp_path / "data"
+    assert hone("db", "upgrade", data_dir=made).exit_code == 0
+    with RunningHone(made, "--engine", "echo") as running:
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (made, *made.glob("hone.db*"))}
+        assert modes == {"data": 0o700, "hone.db": 0o600, "hone.db-wal": 0o600, "hone.db-shm": 0o600}
+        running.cli("db", "backup", str(tmp_path / "copy.db"))
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+
+
+def test_a_directory_that_was_there_stays_as_open_as_its_owner_made_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    assert hone("db", "upgrade", data_dir=tmp_path).exit_code == 0
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_serve_is_told_by_options_whose_word_to_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served: list[Settings] = []
+    monkeypatch.setattr(serve, "run", lambda settings, bound: served.append(settings))
+    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    options = ("--port", "0", "--trusted-proxies", "10.0.0.1", "--cors-origins", "https://shop.example")
+    assert hone("serve", *options, data_dir=tmp_path).exit_code == 0
+    assert (served[0].trusted_proxies, served[0].cors_origins) == ("10.0.0.1", "https://shop.example")
 
 
 def test_serve_without_a_model_at_the_path_is_one_line(tmp_path: Path) -> None:

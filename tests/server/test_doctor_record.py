@@ -78,7 +78,8 @@ def test_a_database_newer_than_the_code(data_dir: Path) -> None:
     finding = only(check_record(settings(data_dir)))
     assert finding.level is Level.FAIL
     assert "newer than this Hone" in finding.says
-    assert "install the newer version" in finding.mend
+    assert finding.mend == "install the newer version"
+    assert finding.mend not in finding.says
 
 
 def test_a_database_older_than_the_code_names_the_command(
@@ -88,7 +89,15 @@ def test_a_database_older_than_the_code_names_the_command(
     finding = only(check_record(settings(data_dir)))
     assert finding.level is Level.FAIL
     assert "older than this Hone" in finding.says
-    assert finding.mend == "hone db upgrade"
+    assert finding.mend == f"hone db upgrade --data-dir {data_dir}"
+
+
+def test_a_record_that_others_can_read(data_dir: Path) -> None:
+    (data_dir / "hone.db").chmod(0o644)
+    (exposed,) = [one for one in check_record(settings(data_dir)) if one.level is Level.FAIL]
+    assert "can be read by others" in exposed.says
+    subprocess.run(exposed.mend.partition(";")[0].split(), check=True)
+    assert {one.level for one in check_record(settings(data_dir))} == {Level.OK}
 
 
 def test_somebody_elses_tables(tmp_path: Path) -> None:

@@ -127,6 +127,13 @@ def test_no_database_and_no_database_of_ours_are_said_plainly(tmp_path: Path) ->
         migrate.check(f"sqlite:///{tmp_path / 'text.db'}")
     with pytest.raises(SetupError, match="cannot be used"):
         migrate.check("nonsense://x")
+    for refuses in (migrate.check, migrate.upgrade, migrate.is_empty):
+        with pytest.raises(SetupError, match="cannot be used"):
+            refuses("no address")
+        with pytest.raises(SetupError, match="needs a file"):
+            refuses("sqlite://")
+    with pytest.raises(SetupError, match="cannot make"):
+        migrate.upgrade(f"sqlite:///{tmp_path / 'nowhere' / 'hone.db'}")
 
 
 def test_a_backup_holds_the_record_and_never_overwrites(talk: Talk, url: str, tmp_path: Path) -> None:
@@ -139,6 +146,7 @@ def test_a_backup_holds_the_record_and_never_overwrites(talk: Talk, url: str, tm
         copy.close()
     else:
         assert target.read_bytes().startswith(b"PGDMP")
+    assert target.stat().st_mode & 0o077 == 0
     with pytest.raises(SetupError, match="already"):
         migrate.backup(url, target)
     assert sorted(path.name for path in tmp_path.iterdir() if "copy" in path.name) == ["copy"]
