@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -577,3 +578,12 @@ def test_the_demo_model_is_rated_and_evaluated_over_rest(tmp_path: Path) -> None
         assert table["versions"]["0"]["tokens_mean"] > 5
         before = len(json.loads(server.cli("feedback", "list", "--json")))
         assert before == 20
+
+
+def test_a_ready_server_spares_what_it_loaded_from_later_collections() -> None:
+    """Walking it all halted every stream for a fifth of a second, whenever the collector thought of it."""
+    try:
+        serve.settle_memory()
+        assert gc.get_freeze_count() > 100 * len(gc.get_objects())
+    finally:
+        gc.unfreeze()
