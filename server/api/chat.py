@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -144,6 +145,24 @@ async def stream(turn: LiveTurn, chunks: sse.Chunks) -> AsyncIterator[bytes]:
         yield chunks.trouble(turn.error) + sse.DONE
     else:
         yield chunks.closing()
+
+
+@router.get("/v1/turns")
+async def turns(
+    caller: Operator,
+    parts: PartsDep,
+    segment: str | None = None,
+    train: bool | None = None,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Response:
+    """What was asked, newest first; `train` chooses turns that may train, or those that were kept out of it."""
+    rows, next_cursor = await parts.store.read_async(
+        lambda session: conversations.list_turns(
+            session, segment=segment, train=train, cursor=cursor, limit=limit
+        )
+    )
+    return envelope.answer({"data": rows, "next_cursor": next_cursor})
 
 
 @router.get("/v1/turns/{turn_id}")

@@ -15,6 +15,7 @@ from server.serving import Post
 from server.store import adapters, cycles
 
 router = APIRouter(tags=["chat"])
+COUNTS = ("picks", "thumbs", "people")
 
 
 @router.get("/v1/models")
@@ -49,20 +50,30 @@ async def model(name: str, caller: AnyCaller, parts: PartsDep) -> Response:
 
 
 async def segments_as_models(parts: Parts, posts: list[Post]) -> list[dict[str, Any]]:
-    """Each with who serves it since when, and why no learner trains it."""
-    why_not = await parts.store.read_async(
-        lambda session: [cycles.training(session, post.wanted.segment).why_not for post in posts]
-    )
+    """Each with who serves it since when, what that one learned from, and why no learner trains it."""
+    known = await parts.store.read_async(lambda session: [about(session, post) for post in posts])
     return [
         {
             "id": post.wanted.segment,
             "object": "model",
             "created": int(post.since.timestamp()),
             "owned_by": "hone",
-            "hone": {"revision": post.revision, "serving_since": post.since.isoformat(), "why_not": reason},
+            "hone": {"revision": post.revision, "serving_since": post.since.isoformat(), **facts},
         }
-        for post, reason in zip(posts, why_not, strict=True)
+        for post, facts in zip(posts, known, strict=True)
     ]
+
+
+def about(session: Session, post: Post) -> dict[str, Any]:
+    """What the record tells anybody about a segment: of all that its version was made from, only counts."""
+    segment, version = post.wanted.segment, post.version
+    manifest = adapters.get_adapter(session, version).manifest if version else {}
+    return {
+        "version": version,
+        "again": adapters.served_before(session, segment, version),
+        "learned_from": {name: manifest.get(name, 0) for name in COUNTS} if version else None,
+        "why_not": cycles.training(session, segment).why_not,
+    }
 
 
 def version_as_model(row: adapters.Adapter) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from server.cli import compare
 from server.cli.installation import Row, installation
 from server.cli.words import (
     AsJson,
@@ -122,6 +123,9 @@ def _lines(row: Row) -> Iterator[tuple[str, object]]:
         yield "at load", f"{check['outcome']}: {check['detail']}"
     for name, value in (row.get("votes") or {}).items():
         yield name.replace("_", " "), value
+
+
+app.command()(compare.compare)
 
 
 @app.command()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from server.cli.words import settings_from
 from server.errors import HoneError, SetupError
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.cli.served import Served
 
 Row = dict[str, Any]
 
@@ -73,3 +76,22 @@ def installation(url: str | None, key: str | None, data_dir: Path | None) -> Ite
         yield opened
     finally:
         opened.close()
+
+
+@contextmanager
+def running_server(url: str | None, key: str | None, data_dir: Path | None) -> Iterator[Served]:
+    """For a command that the record alone cannot serve. Raises SetupError when no server answers."""
+    from server.cli.served import Served, answers
+
+    settings = settings_from(data_dir=data_dir)
+    target = url or settings.answering_url
+    if target is None or not answers(target):
+        where = f"nothing answers at {target}" if target else f"no server serves {settings.data_dir}"
+        raise SetupError(
+            f"{where}: this needs a running one; start it with `hone serve`, or name it with --url"
+        )
+    server = Served(target, key or read_admin_key(settings.admin_key_path))
+    try:
+        yield server
+    finally:
+        server.close()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from server.cli.installation import Row
-from server.errors import HoneError, Unavailable
+from server.errors import Busy, HoneError, Unavailable
+
+PATIENCE_SECONDS = 120.0
+"""How long a full queue is waited for."""
+REPLY_SECONDS = 300.0
+"""How long one reply may take."""
 
 
 def answers(url: str) -> bool:
@@ -55,6 +62,28 @@ class Served:
     def revoke_key(self, key_id: str) -> None:
         self._ask("DELETE", f"/v1/keys/{quote(key_id, safe='')}")
 
+    def turns(self, *, segment: str, train: bool) -> Iterator[Row]:
+        """What was asked, newest first, fetched page by page as it is read."""
+        asked: Row = {"segment": segment, "train": train}
+        while True:
+            page = self._ask("GET", "/v1/turns", params=asked)
+            yield from page["data"]
+            if page["next_cursor"] is None:
+                return
+            asked["cursor"] = page["next_cursor"]
+
+    def chat(self, body: Row) -> Row:
+        """A whole answer; while the server is busy it is asked again."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._ask("POST", "/v1/chat/completions", json=body, timeout=REPLY_SECONDS)
+            except Busy as busy:
+                wait = busy.retry_after or 1.0
+                if time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+
     def _all(self, path: str, *, limit: int | None = None, **params: Any) -> list[Row]:
         """Every row of a list, or the first `limit`, page by page."""
         rows: list[Row] = []
@@ -81,5 +110,9 @@ class Served:
             return dict(body)
         said = body.get("error") if isinstance(body, dict) else None
         if isinstance(said, dict):
-            raise HoneError(f"{said.get('message')} ({said.get('code')})", code=said.get("code"))
+            words, code = f"{said.get('message')} ({said.get('code')})", said.get("code")
+            if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+                wait = response.headers.get("Retry-After", "")
+                raise Busy(words, code=code, retry_after=float(wait) if wait.isdecimal() else None)
+            raise HoneError(words, code=code)
         raise HoneError(f"{method} {self.where}{path} answered {response.status_code}")

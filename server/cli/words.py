@@ -43,6 +43,12 @@ Reason = Annotated[str, typer.Option("--reason", envvar="HONE_REASON", help="Why
 AsJson = Annotated[bool, typer.Option("--json", envvar="HONE_JSON", help="Print JSON for programs.")]
 
 
+KEPT = frozenset("\n\u200c\u200d")
+"""Line ends, and the two joiners that scripts and emoji are written with."""
+UNSEEN = frozenset({"Cc", "Cf", "Cs"})
+"""Unicode's controls, marks such as those that turn the direction of writing, and halves of characters."""
+
+
 class Verbs(TyperGroup):
     """A group whose deliberate errors end in one clear line and exit code 1, never in a traceback."""
 
@@ -102,6 +108,14 @@ def dig(row: Mapping[str, Any], path: str) -> Any:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def prose(text: str) -> str:
+    """What a stranger wrote, for the terminal: its lines and joined characters stay, control characters do not."""
+    from unicodedata import category
+
+    lines = "\n".join(text.expandtabs(4).splitlines())
+    return "".join(char for char in lines if char in KEPT or category(char) not in UNSEEN)
 
 
 def shown(value: Any) -> str:

@@ -16,14 +16,14 @@ from server.store import promotions
 from server.store.ids import now
 from server.store.live import LABELS, count_live_votes, is_live
 from server.store.paging import page
-from server.store.promotions import DEFAULT, Lane, history
+from server.store.promotions import DEFAULT, Lane, history, served_before
 from server.store.tables import Adapter, AdapterCheck, Counter, FeedbackEvent, Promotion, Reply, Segment
 
 __all__ = [
     "Adapter", "Lane", "adapter_state", "checks", "ensure_segment", "expect", "get_adapter", "has_segment", "history",
     "lane", "lineage", "list_adapters", "list_promotions", "list_segments", "may_answer", "pin", "promote",
-    "record_check", "register", "reserve_version", "rollback", "rollforward", "serving_version", "unpin",
-    "update_segment", "votes_on",
+    "record_check", "register", "reserve_version", "rollback", "rollforward", "served_before",
+    "serving_version", "unpin", "update_segment", "votes_on",
 ]  # fmt: skip
 HELD_VOTES = 300
 """Live votes after a rollback that a version must have been trained on, to be promoted without an `unpin`."""

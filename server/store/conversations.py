@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import update
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from server.errors import NotFound
 from server.store.ids import new_id, now
+from server.store.paging import page
 from server.store.tables import Comparison, Conversation, EndUser, FeedbackEvent, Reply, Turn
 
 Row = TypeVar("Row")
@@ -255,6 +257,38 @@ def turn_detail(session: Session, *, turn_id: str) -> dict[str, Any]:
             "propensity": pair.propensity,
             "votes": [shown(vote) for vote in votes if vote.target_id == pair.id],
         },
+    }
+
+
+def list_turns(
+    session: Session,
+    *,
+    segment: str | None = None,
+    train: bool | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """What was asked, newest first, and the cursor of the next page; None means any."""
+    # The ids of a long prompt are most of its row, and nobody reads them in a list.
+    query = select(Turn).options(defer(Turn.prompt_token_ids))  # type: ignore[arg-type]
+    if segment is not None:
+        query = query.where(Turn.segment == segment)
+    if train is not None:
+        query = query.where(col(Turn.train).is_(train))
+    rows, following = page(session, query, at=Turn.created_at, key=Turn.id, cursor=cursor, limit=limit)
+    return [_asked(turn) for turn in rows], following
+
+
+def _asked(turn: Turn) -> dict[str, Any]:
+    return {
+        "id": turn.id,
+        "conversation_id": turn.conversation_id,
+        "client_id": turn.client_id,
+        "segment": turn.segment,
+        "messages": turn.messages,
+        "truncated": turn.truncated,
+        "train": turn.train,
+        "created_at": turn.created_at.isoformat(),
     }
 
 

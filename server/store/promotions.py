@@ -111,6 +111,15 @@ def lane_of(session: Session, segment: str) -> Lane:
     )
 
 
+def served_before(session: Session, segment: str, version: int) -> bool:
+    """Whether somebody took over from `version` here at any time: if it serves now, it serves again."""
+    source = segment if lane_of(session, segment).has_champion else DEFAULT
+    query = select(Promotion.id).where(
+        Promotion.segment == source, Promotion.previous == version, Promotion.version != version
+    )
+    return session.exec(query.limit(1)).first() is not None
+
+
 def back_to(found: History, to: int | None, *, champion: int) -> int:
     """The version that a rollback leads to. Raises Conflict (`nothing_to_roll_back`, `already_champion`)."""
     if to is not None and to == champion:

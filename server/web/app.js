@@ -9,6 +9,7 @@ import { element } from "./dom.js";
 import { Exchange } from "./exchange.js";
 import { Feedback } from "./feedback.js";
 import { StatusLine } from "./status.js";
+import { swapWords } from "./swap.js";
 import { Transcript } from "./transcript.js";
 
 const STARTERS = [
@@ -68,6 +69,8 @@ const acts = {
   },
 };
 const transcript = new Transcript(at("transcript"), conversation, acts);
+/** @type {import("./swap.js").Facts|null} what serves, as far as the page knows */
+let serving = null;
 
 /** @param {string} text */
 async function send(text) {
@@ -75,6 +78,7 @@ async function send(text) {
   const open = conversation.last;
   // Writing on without choosing is an answer too. Should it not arrive, nothing is lost but a skip.
   if (open?.state === "choosing") await acts.pick(open, "skip", null).catch(() => settle(open, "skip"));
+  tellSwap();
   const turn = newTurn(text);
   conversation.turns.push(turn);
   transcript.add(turn);
@@ -88,6 +92,23 @@ function changed(turn, what) {
   transcript.draw(turn);
   composer.setWriting(conversation.isWriting);
   if (turn.state === "choosing" && !composer.isInUse) transcript.focus(turn);
+}
+
+/** @param {import("./swap.js").Facts} facts */
+function hear(facts) {
+  serving = facts;
+  tellSwap();
+}
+
+/** Say once that another version serves; not while a reply is written or chosen, which it did not write. */
+function tellSwap() {
+  if (!serving || conversation.isWriting || conversation.last?.state === "choosing") return;
+  const known = conversation.version;
+  if (conversation.meets(serving.version)) {
+    conversation.noteSwap(swapWords(serving));
+    transcript.addSwap();
+  }
+  if (known !== conversation.version) conversation.save();
 }
 
 function newChat() {
@@ -135,5 +156,5 @@ at("new-chat").addEventListener("click", newChat);
 transcript.drawAll();
 showFrame();
 composer.setWriting(false);
-new StatusLine(at("status"), api).start();
+new StatusLine(at("status"), api, hear).start();
 restFocus();

@@ -24,6 +24,10 @@
  * @property {boolean} stopped the user cut it short
  * @property {boolean} truncated the oldest messages no longer fitted
  * @property {{message: string, retryAfter: number|null, passes: boolean}|null} trouble
+ *
+ * @typedef {object} Swap
+ * @property {number} after how many turns stood before it
+ * @property {string} words
  */
 
 const PLACE = "hone.conversation";
@@ -102,6 +106,10 @@ export class Conversation {
   turns = [];
   /** @type {string|null} the server's own name for it */
   id = null;
+  /** @type {number|null} the version that served when this conversation last looked */
+  version = null;
+  /** @type {Swap[]} what was said of swaps, in the order of the turns */
+  swaps = [];
 
   /** @param {Storage|null} storage where the copy is kept; null keeps none */
   constructor(storage) {
@@ -134,9 +142,27 @@ export class Conversation {
     ];
   }
 
+  /**
+   * Look at the version that serves. Whether it is another one than at the last look; at the first there is nothing
+   * to compare with.
+   * @param {number} version
+   */
+  meets(version) {
+    const isOther = this.version !== null && this.version !== version;
+    this.version = version;
+    return isOther;
+  }
+
+  /** Keep what is said of a swap behind the last turn, in place of what was said there. @param {string} words */
+  noteSwap(words) {
+    const after = this.turns.length;
+    this.swaps = [...this.swaps.filter((swap) => swap.after !== after), { after, words }];
+  }
+
   /** Begin anew; the copy goes too. */
   clear() {
     this.turns = [];
+    this.swaps = [];
     this.id = null;
     this.save();
   }
@@ -144,7 +170,8 @@ export class Conversation {
   /** Keep a copy. A full or forbidden storage is no reason to stop talking. */
   save() {
     try {
-      this.storage?.setItem(PLACE, JSON.stringify({ id: this.id, turns: this.turns }));
+      const { id, turns, version, swaps } = this;
+      this.storage?.setItem(PLACE, JSON.stringify({ id, turns, version, swaps }));
     } catch {
       this.storage = null;
     }
@@ -161,8 +188,11 @@ export class Conversation {
         replies: turn.replies.map((reply) => ({ ...newReply(), ...reply, text: String(reply.text) })),
       }));
       for (const turn of turns) if (turn.state === "waiting" || turn.state === "writing") stopTurn(turn);
+      this.swaps = (kept.swaps ?? []).map(({ after, words }) => ({ after: Number(after), words: String(words) }));
       this.turns = turns;
       this.id = kept.id ?? null;
+      // With nothing said yet, what served at an earlier visit is nobody's business.
+      if (turns.length) this.version = kept.version ?? null;
     } catch {
       this.turns = []; // an unreadable copy is worth less than a page that works
     }

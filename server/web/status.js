@@ -13,10 +13,12 @@ export class StatusLine {
   /**
    * @param {HTMLElement} target
    * @param {import("./api.js").Api} api
+   * @param {(facts: import("./swap.js").Facts) => void} heard told at each look which version serves
    */
-  constructor(target, api) {
+  constructor(target, api, heard) {
     this.target = target;
     this.api = api;
+    this.heard = heard;
   }
 
   /** Begin to ask, for as long as the page is open. */
@@ -48,8 +50,10 @@ export class StatusLine {
     this.#firstRevision ??= hone.revision;
     const since = hone.serving_since ? sinceWords(new Date(hone.serving_since)) : "";
     const waits = hone.why_not ? ` · Learning: ${hone.why_not}` : "";
-    if (hone.revision !== this.#firstRevision) this.#say("new", `A new version is answering${since}${waits}`);
+    const another = hone.again ? "An earlier version is answering again" : "A new version is answering";
+    if (hone.revision !== this.#firstRevision) this.#say("new", `${another}${since}${waits}`);
     else this.#say("ready", (since ? `Answering${since}` : "Ready") + waits);
+    this.heard(hone);
   }
 
   /** Only a changed sentence enters the document, or screen readers would hear it every few seconds. */

@@ -2,7 +2,7 @@
  * All turns on the page, in order, and the scrolling. Paints at most once per frame, however fast words come.
  */
 
-import { announce } from "./dom.js";
+import { announce, element } from "./dom.js";
 import { standing } from "./conversation.js";
 import { TurnView } from "./turn.js";
 
@@ -38,8 +38,20 @@ export class Transcript {
   drawAll() {
     this.#views.clear();
     this.target.replaceChildren();
-    for (const turn of this.conversation.turns) this.#viewOf(turn).draw(turn === this.conversation.last);
+    this.#drawSwaps(0);
+    this.conversation.turns.forEach((turn, index) => {
+      this.#viewOf(turn).draw(turn === this.conversation.last);
+      this.#drawSwaps(index + 1);
+    });
     this.scrollToEnd();
+  }
+
+  /** A swap was noted behind the last turn. What was said there before no longer holds. */
+  addSwap() {
+    const follows = isNearEnd();
+    if (this.target.lastElementChild?.matches(".swap")) this.target.lastElementChild.remove();
+    this.#drawSwaps(this.conversation.turns.length);
+    if (follows) this.scrollToEnd();
   }
 
   /** Add the newest turn; the one before it is no longer the last. */
@@ -75,6 +87,13 @@ export class Transcript {
 
   scrollToEnd() {
     scrollTo({ top: document.documentElement.scrollHeight });
+  }
+
+  /** Screen readers hear of a swap from the status line; here it is only to be found. */
+  #drawSwaps(after) {
+    for (const swap of this.conversation.swaps.filter((one) => one.after === after)) {
+      this.target.append(element("p", { className: "note swap narrow" }, swap.words));
+    }
   }
 
   #viewOf(turn) {

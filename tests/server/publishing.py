@@ -38,8 +38,10 @@ def publish(
     template_hash: str = "",
     passed: bool = True,
     spoil: str = "",
+    **facts: Any,
 ) -> int:
-    """A new version in the registry and on disk; `spoil` names a file that is changed after it was sealed."""
+    """A new version in the registry and on disk, with `facts` in its manifest; `spoil` names a file that is changed
+    after it was sealed."""
     artifacts = Artifacts(settings.resolved_artifacts_url, cache=settings.data_dir)
     version = store.write(adapters.reserve_version)
     path = f"adapters/{segment}/v{version:06d}"
@@ -60,6 +62,7 @@ def publish(
         "template_hash": template_hash or echo_renderer().template_hash,
         "metrics": {"reward": 0.5},
         "verdict": {"passed": passed, "reasons": ["planted"]},
+        **facts,
     }
     artifacts.seal(folder, manifest)
     sha256 = artifacts.publish(folder, path)

@@ -12,6 +12,7 @@ NEEDED = {
     ("POST", "/v1/chat/completions"): {"chat"},
     ("GET", "/v1/models"): set(SCOPES),
     ("GET", "/v1/models/{name}"): set(SCOPES),
+    ("GET", "/v1/turns"): {"operator"},
     ("GET", "/v1/turns/{turn_id}"): {"operator"},
     ("POST", "/v1/sessions"): {"chat"},
     ("POST", "/v1/feedback"): {"feedback"},

@@ -16,6 +16,33 @@ def test_models_lists_segments_and_for_operators_versions(admin: httpx.Client, l
         assert all("@" not in row["id"] for row in user.get("/v1/models").json()["data"])
 
 
+def test_anybody_sees_which_version_serves_and_what_it_learned_from(
+    admin: httpx.Client, live: LiveServer
+) -> None:
+    version = publish(live.store, live.settings, picks=300, thumbs=120, people=24)
+    admin.put("/v1/segments/follower", json={}).raise_for_status()
+    token = admin.post("/v1/sessions", json={"user": "ada"}).json()["token"]
+
+    def facts(segment: str = "default") -> tuple[object, ...]:
+        row = admin.get(f"/v1/models/{segment}", headers={"Authorization": f"Bearer {token}"}).json()["hone"]
+        return row["version"], row["again"], row["learned_from"]
+
+    def move(verb: str, **body: object) -> None:
+        moved = admin.post(f"/v1/segments/default/{verb}", json=body).raise_for_status().json()
+        assert moved["serving"]
+
+    learned = {"picks": 300, "thumbs": 120, "people": 24}
+    assert facts() == (0, False, None)
+    move("promote", version=version)
+    assert facts() == facts("follower") == (version, False, learned)
+    move("pin")
+    assert facts() == (version, False, learned)
+    move("rollback")
+    assert facts() == facts("follower") == (0, True, None)
+    move("rollforward")
+    assert facts() == (version, True, learned)
+
+
 def test_operators_look_versions_up_and_for_others_there_are_none(
     admin: httpx.Client, live: LiveServer
 ) -> None:

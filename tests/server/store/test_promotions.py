@@ -120,6 +120,27 @@ def test_a_rollback_may_name_how_far_and_only_what_served_before(registry: Regis
     assert registry.do("rollforward").version == 3
 
 
+def test_what_serves_again_is_told_from_what_serves_for_the_first_time(
+    registry: Registry, store: Store
+) -> None:
+    def again(segment: str = "default") -> bool:
+        return store.read(lambda s: adapters.served_before(s, segment, adapters.serving_version(s, segment)))
+
+    store.write(lambda s: adapters.ensure_segment(s, "follower") and None)
+    assert not again()
+    for action, asked, expected in (
+        ("promote", {"version": 1}, False),
+        ("pin", {}, False),
+        ("unpin", {}, False),
+        ("promote", {"version": 3}, False),
+        ("rollback", {"to": 0}, True),
+        ("promote", {"version": 2}, False),  # an older one, and yet for the first time
+        ("promote", {"version": 3}, True),
+    ):
+        registry.do(action, **asked)
+        assert (again(), again("follower")) == (expected, expected), action
+
+
 def test_only_the_expected_champion_is_replaced(registry: Registry) -> None:
     registry.do("promote", version=1, expecting=0)
     assert registry.refused("promote", version=2, expecting=0) == "version_conflict"
