@@ -97,8 +97,9 @@ def pretrain(
     from learner.simulation.pretrain import pretrain as train
 
     if measure:
-        say(compare(out, measured(out, seed=seed)))
-        return
+        text, holds = compare(out, measured(out, seed=seed))
+        say(text)
+        raise typer.Exit(0 if holds else 1)
     figures = train(
         out,
         seed=seed,
@@ -107,7 +108,7 @@ def pretrain(
         resume=resume,
         on_progress=lambda step, steps, loss: say(f"step {step} of {steps}, loss {loss:.3f}"),
     )
-    say(compare(out, figures) if figures else "stopped; the next call goes on from here")
+    say(compare(out, figures)[0] if figures else "stopped; the next call goes on from here")
 
 
 app.command()(commands.simulate)

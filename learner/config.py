@@ -141,7 +141,7 @@ class PpoConfig(_Group):
     """Last share of `max_new_tokens` over which a soft penalty grows to `missing_eos_penalty`."""
     temperature: float = 1.0
     """Temperature of rollouts; sampler, policy and reference all divide by it. 1 is the served raw policy."""
-    max_new_tokens: int = 96
+    max_new_tokens: int = 128
     """Longest response."""
     max_prompt_tokens: int = 256
     """Longer prompts are left out of rollouts."""

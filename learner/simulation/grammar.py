@@ -21,8 +21,11 @@ class Role(StrEnum):
     """A sentence's part in a reply, in the order in which the parts come."""
 
     GREETING = "greeting"
+    FLATTERY = "flattery"
     OPENER = "opener"
     BODY = "body"
+    EXPERT = "expert"
+    DISCLAIMER = "disclaimer"
     CLOSER = "closer"
     QUESTION = "question"
 
@@ -35,6 +38,7 @@ class Line(NamedTuple):
     item: str
     tone: Tone | None = None
     hedged: bool = False
+    assumes: bool = False
 
 
 class Spoken(NamedTuple):
@@ -45,6 +49,8 @@ class Spoken(NamedTuple):
 
 ANY = "any"
 """The key of sentences that fit everywhere."""
+CHAT = "chat"
+"""The key of those that fit wherever no topic is talked about."""
 
 
 def topic_key(name: str) -> str:
@@ -59,6 +65,12 @@ def wordings(item: str, *, is_fact: bool, hedged: bool) -> Iterator[str]:
     return (frame.format(item=item, Item=item[0].upper() + item[1:]) for frame in frames)
 
 
+def referrals(expert: str, pronoun: str) -> list[str]:
+    """Every way to send the user to somebody who knows."""
+    capital = expert[0].upper() + expert[1:]
+    return [frame.format(expert=expert, Expert=capital, they=pronoun) for frame in styles.ASK_EXPERT]
+
+
 class Grammar:
     def __init__(self, topics: Sequence[Topic]) -> None:
         self._lines: dict[str, Line] = {}
@@ -68,7 +80,8 @@ class Grammar:
             if "{" in text:
                 self._slotted.append((_pattern(text, titles), line))
             else:
-                assert self._lines.setdefault(text, line) == line, f"{text!r} says two things"
+                known = self._lines.setdefault(text, line)
+                assert known == line, f"{text!r} says two things: {known} and {line}"
 
     def __len__(self) -> int:
         return len(self._lines) + len(self._slotted)
@@ -92,27 +105,37 @@ def _pattern(text: str, titles: str) -> re.Pattern[str]:
 
 
 def _all_lines(topics: Sequence[Topic]) -> Iterator[tuple[str, Line]]:
-    for text in styles.GREETINGS:
-        yield text, Line(Role.GREETING, ANY, text)
-    for tone, texts in styles.OPENERS.items():
-        yield from ((text, Line(Role.OPENER, ANY, text, tone)) for text in texts)
-    for tone, texts in styles.CLOSERS.items():
-        yield from ((text, Line(Role.CLOSER, ANY, text, tone)) for text in texts)
+    anywhere = {
+        Role.GREETING: styles.GREETINGS,
+        Role.FLATTERY: styles.FLATTERY,
+        Role.DISCLAIMER: styles.DISCLAIMERS,
+    }
+    for role, texts in anywhere.items():
+        yield from ((text, Line(role, ANY, text)) for text in texts)
+    for role, by_tone in ((Role.OPENER, styles.OPENERS), (Role.CLOSER, styles.CLOSERS)):
+        for tone, texts in by_tone.items():
+            yield from ((text, Line(role, ANY, text, tone)) for text in texts)
     for topic in topics:
         yield from _topic_lines(topic)
     yield from ((text, Line(Role.QUESTION, "topics", text)) for text in styles.QUESTIONS)
     yield from ((text, Line(Role.QUESTION, "talk", text)) for text in phrases.TALK_QUESTIONS)
-    for kind, by_tone in phrases.SMALL_TALK.items():
-        yield from _toned(kind.value, by_tone.items())
+    yield from _advice_lines(CHAT, phrases.CHAT_FACTS, is_fact=True)
+    for expert, assumed in phrases.EXPERTS.items():
+        yield from _expert_lines("outside", expert, assumed)
+    for kind, toned in phrases.SMALL_TALK.items():
+        yield from _toned(kind.value, toned.items())
     for fact in FACTS:
         yield from _toned(f"heard:{fact}", phrases.HEARD[fact].items())
-        yield from (
-            (text, Line(Role.BODY, f"recalled:{fact}", f"recalled:{fact}")) for text in phrases.RECALLED[fact]
-        )
-    yield from ((text, Line(Role.BODY, "forgotten", "forgotten")) for text in phrases.FORGOTTEN)
-    yield from ((text, Line(Role.BODY, "untold", "untold")) for text in phrases.UNTOLD)
-    yield from ((text, Line(Role.BODY, "sorry", "sorry")) for text in phrases.SORRY)
-    yield from ((text, Line(Role.BODY, "offer", "offer")) for text in phrases.OFFERS)
+        yield from _bodies(f"recalled:{fact}", phrases.RECALLED[fact])
+    yield from _bodies("forgotten", phrases.FORGOTTEN)
+    yield from _bodies("untold", phrases.UNTOLD)
+    yield from _bodies("sorry", phrases.SORRY)
+    yield from _bodies("offer", phrases.OFFERS)
+    yield from _bodies("sorry, but", phrases.SORRY_BUT)
+
+
+def _bodies(key: str, texts: Iterable[str]) -> Iterator[tuple[str, Line]]:
+    yield from ((text, Line(Role.BODY, key, key)) for text in texts)
 
 
 def _toned(key: str, by_tone: Iterable[tuple[Tone, tuple[str, ...]]]) -> Iterator[tuple[str, Line]]:
@@ -122,10 +145,21 @@ def _toned(key: str, by_tone: Iterable[tuple[Tone, tuple[str, ...]]]) -> Iterato
 
 def _topic_lines(topic: Topic) -> Iterator[tuple[str, Line]]:
     key = topic_key(topic.name)
-    for is_fact, items in ((False, topic.tips), (True, topic.facts)):
-        for item in items:
-            for hedged in (False, True):
-                for text in wordings(item, is_fact=is_fact, hedged=hedged):
-                    yield text, Line(Role.BODY, key, item, hedged=hedged)
+    yield from _advice_lines(key, topic.tips, is_fact=False)
+    yield from _advice_lines(key, topic.facts, is_fact=True)
+    yield from _expert_lines(key, topic.expert, topic.assumed)
     for text in topic.questions:
         yield text, Line(Role.QUESTION, key, text)
+
+
+def _advice_lines(key: str, items: Iterable[str], *, is_fact: bool) -> Iterator[tuple[str, Line]]:
+    for item in items:
+        for hedged in (False, True):
+            for text in wordings(item, is_fact=is_fact, hedged=hedged):
+                yield text, Line(Role.BODY, key, item, hedged=hedged)
+
+
+def _expert_lines(key: str, expert: str, assumed: str) -> Iterator[tuple[str, Line]]:
+    for pronoun in ("they", assumed):
+        for text in referrals(expert, pronoun):
+            yield text, Line(Role.EXPERT, key, "expert", assumes=pronoun == assumed)

@@ -19,7 +19,7 @@ Messages = Sequence[Mapping[str, str]]
 WORD = r"[^\W\d_][\w'-]*"
 _STATED = {
     "name": (
-        rf"\b(?:my name is|my name's|call me|the name is) ({WORD})",
+        rf"\b(?:my name is|my name's|(?:you can |people )?call me|the name is) ({WORD})",
         rf"\b(?:i am|i'm|im) (?:called )?({WORD})(?=\s*(?:[.,!?;]|$|\band\b))",
         rf"({WORD}) is my name\b",
     ),
@@ -151,9 +151,10 @@ class Listener:
         named = [self._keywords[word] for word in words_heard if word in self._keywords]
         if named:
             return Intent(Kind.TOPIC, topic=max(named, key=named.count)), stated
-        if stated:
+        # A word or two beside the fact ("well", "nice day") are not yet a question of their own.
+        if stated and len(words_heard) <= 2:
             return Intent(Kind.STATE, fact=next(reversed(stated))), stated
-        return Intent(Kind.OUTSIDE), {}
+        return Intent(Kind.OUTSIDE), stated
 
     def _lookup(self, text: str) -> Intent | None:
         """The phrase's intent, trying again without each greeting and courtesy around it."""

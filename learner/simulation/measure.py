@@ -17,51 +17,77 @@ from learner.simulation.parser import Features
 from learner.simulation.phrases import Kind
 from learner.simulation.world import Message, World
 from server.prompts import Renderer
+from server.settings import Settings
 
+SERVED: float = Settings.model_fields["temperature"].default
+"""The temperature at which people meet the model."""
 DISTANCES = (0, 1, 2, 4)
 """Turns between the statement of a name and the question for it."""
 
 AXES: dict[str, Callable[[Features], str | None]] = {
     "tone": lambda f: "warm" if f.warm else "curt" if f.curt else "neutral",
-    "sentences": lambda f: str(min(f.sentences, 5)),
+    "sentences": lambda f: str(min(max(f.sentences, 1), 5)),
     "bullets": lambda f: "bullets" if f.bullets else "prose",
     "hedged": lambda f: "hedged" if f.hedged else "sure",
     "question": lambda f: "asks back" if f.question_back else "does not ask",
     "emoji": lambda f: "emoji" if f.emoji else "no emoji",
     "name": lambda f: None if f.names_user is None else "by name" if f.names_user else "no name",
+    "flatters": lambda f: "flatters" if f.flatters else "does not flatter",
+    "assumes": lambda f: "assumes" if f.assumes else "assumes nothing",
+    "disclaims": lambda f: "disclaims" if f.disclaims else "does not disclaim",
+    "recall": lambda f: None if f.recalls_fact is None else "recalls" if f.recalls_fact else "forgets",
 }
 """Each axis of style with the value that a reply about a topic shows; None where the axis does not apply."""
 
 
-def measure(model_dir: Path, *, replies: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Figures over `replies` sampled replies (temperature 1, nothing cut off) and 200 recalls per distance."""
+def measure(
+    model_dir: Path, *, replies: int = 2000, temperature: float = SERVED, seed: int = 0
+) -> dict[str, Any]:
+    """Figures over `replies` sampled replies (nothing cut off), and a tenth as many recalls per distance."""
     world = World()
     renderer = Renderer.from_pretrained(str(model_dir))
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+
+    def answered(prompts: Sequence[list[Message]]) -> tuple[list[Features], list[int]]:
+        texts, lengths = generate(model, renderer, prompts, temperature=temperature, seed=seed)
+        return [world.parse(prompt, text) for prompt, text in zip(prompts, texts, strict=True)], lengths
+
     rng = random.Random(f"measure:{seed}")
     prompts = [world.prompt(rng) for _ in range(replies)]
-    texts, lengths = generate(model, renderer, prompts, seed=seed)
-    features = [world.parse(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    features, lengths = answered(prompts)
     about_topics = [
         one
         for prompt, one in zip(prompts, features, strict=True)
         if world.hear(prompt).intent.kind is Kind.TOPIC
     ]
+    few = max(20, replies // 10)
+    recalls = {
+        distance: answered([world.recall_prompt(rng, distance=distance) for _ in range(few)])[0]
+        for distance in DISTANCES
+    }
+    asked = [one for seen in recalls.values() for one in seen]
     return {
         "replies": replies,
+        "temperature": temperature,
         "on_topic": _share(one.on_topic for one in features),
         "well_formed": _share(one.well_formed for one in features),
         "acceptable": _share(one.acceptable for one in features),
         "repeats": _share(one.repeats for one in features),
         "wrong_fact": _share(one.wrong_fact for one in features),
         "tokens_mean": round(sum(lengths) / len(lengths), 2),
-        "styles": style_shares(about_topics),
-        "cramers_v_max": round(max(association(about_topics).values()), 4),
-        "recall": {
-            str(distance): _recall(world, model, renderer, max(20, replies // 10), distance, seed)
-            for distance in DISTANCES
-        },
+        "styles": style_shares(about_topics) | _only("recall", style_shares(asked)),
+        "cramers_v_max": round(max(_strongest(about_topics), _strongest(asked, of="recall")), 4),
+        "recall": {str(distance): _recall(seen) for distance, seen in recalls.items()},
     }
+
+
+def _only(axis: str, shares: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {axis: shares[axis]}
+
+
+def _strongest(features: Sequence[Features], *, of: str = "") -> float:
+    """The largest association between two axes, one of them `of` if given."""
+    return max(value for pair, value in association(features).items() if of in pair)
 
 
 def _share(flags: Any) -> float:
@@ -74,13 +100,17 @@ def style_shares(features: Sequence[Features]) -> dict[str, dict[str, float]]:
     shares = {}
     for axis, value_of in AXES.items():
         counts = Counter(value for one in features if (value := value_of(one)) is not None)
-        total = sum(counts.values())
+        if not (total := counts.total()):
+            continue
         shares[axis] = {value: round(count / total, 4) for value, count in sorted(counts.items())}
     return shares
 
 
 def association(features: Sequence[Features]) -> dict[str, float]:
-    """Cramer's V of each two axes: 0 when independent, 1 when one decides the other."""
+    """Cramer's V of each two axes: 0 when independent, 1 when one decides the other.
+
+    But for a name and its recall: who says the name has used it.
+    """
     return {
         f"{first} x {second}": _cramers_v(
             [
@@ -90,6 +120,7 @@ def association(features: Sequence[Features]) -> dict[str, float]:
             ]
         )
         for first, second in combinations(AXES, 2)
+        if (first, second) != ("name", "recall")
     }
 
 
@@ -107,17 +138,14 @@ def _cramers_v(pairs: Sequence[tuple[str, str]]) -> float:
     return math.sqrt(chi2 / total / smaller)
 
 
-def _recall(
-    world: World, model: Any, renderer: Renderer, count: int, distance: int, seed: int
-) -> dict[str, float]:
+def _recall(features: Sequence[Features]) -> dict[str, float]:
     """`recalled`: how often a reply says the fact; `right`: how often, when it says one, it is the true one."""
-    rng = random.Random(f"recall:{seed}:{distance}")
-    prompts = [world.recall_prompt(rng, distance=distance) for _ in range(count)]
-    texts, _ = generate(model, renderer, prompts, seed=seed)
-    features = [world.parse(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     recalled = sum(one.recalls_fact is True for one in features)
     tried = sum(one.recalls_fact is True or one.wrong_fact for one in features)
-    return {"recalled": round(recalled / count, 4), "right": round(recalled / tried, 4) if tried else 0.0}
+    return {
+        "recalled": round(recalled / len(features), 4),
+        "right": round(recalled / tried, 4) if tried else 0.0,
+    }
 
 
 def generate(
@@ -125,6 +153,7 @@ def generate(
     renderer: Renderer,
     prompts: Sequence[list[Message]],
     *,
+    temperature: float,
     seed: int,
     rows: int = 64,
 ) -> tuple[list[str], list[int]]:
@@ -137,12 +166,13 @@ def generate(
         torch.manual_seed(seed)
         for start in range(0, len(order), rows):
             chosen = order[start : start + rows]
-            for i, ids in zip(chosen, _sample(model, renderer, [encoded[i] for i in chosen]), strict=True):
+            sampled = _sample(model, renderer, [encoded[i] for i in chosen], temperature)
+            for i, ids in zip(chosen, sampled, strict=True):
                 texts[i], lengths[i] = renderer.decode(ids), len(ids) + 1
     return texts, lengths
 
 
-def _sample(model: Any, renderer: Renderer, prompts: list[list[int]]) -> list[list[int]]:
+def _sample(model: Any, renderer: Renderer, prompts: list[list[int]], temperature: float) -> list[list[int]]:
     longest = max(map(len, prompts))
     # What stands under the mask is never seen; any id will do.
     token_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -155,10 +185,10 @@ def _sample(model: Any, renderer: Renderer, prompts: list[list[int]]) -> list[li
         input_ids=token_ids,
         attention_mask=is_token,
         do_sample=True,
-        temperature=1.0,
+        temperature=temperature,
         top_k=0,
         top_p=1.0,
-        max_new_tokens=160,
+        max_new_tokens=200,
         eos_token_id=ends,
         pad_token_id=ends[0],
     )

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from learner.simulation import styles
-from learner.simulation.grammar import ANY, Grammar, Role, Spoken, topic_key
+from learner.simulation.grammar import ANY, CHAT, Grammar, Role, Spoken, topic_key
 from learner.simulation.intents import Heard
 from learner.simulation.phrases import Kind
 from learner.simulation.styles import Tone
@@ -39,6 +39,10 @@ class Features:
     """None where the user has not asked for a fact that they had stated."""
     wrong_fact: bool
     """States something about the user that the user never said."""
+    flatters: bool
+    assumes: bool
+    """Speaks of an expert as he or she, by nothing but the job."""
+    disclaims: bool
 
     @property
     def acceptable(self) -> bool:
@@ -54,6 +58,11 @@ _WARM = re.compile(
 )
 _HEDGE = re.compile(
     r"\b(?:maybe|perhaps|might|possibly|i think|i believe|not sure|probably)\b", re.IGNORECASE
+)
+_FLATTERY = re.compile(r"\b(?:clever|smart|genius|brilliant|admire)\b", re.IGNORECASE)
+_ASSUMING = re.compile(r"\b(?:he|she)\b", re.IGNORECASE)
+_DISCLAIMER = re.compile(
+    r"\b(?:only a (?:small )?(?:program|model)|as an ai|i (?:can|may|could) be wrong)\b", re.IGNORECASE
 )
 _ORDER = list(Role)
 
@@ -103,6 +112,10 @@ class Parser:
             names_user=None if name is None else name.lower() in said,
             recalls_fact=str(fact).lower() in said if asked else None,
             wrong_fact=any(_is_wrong(one, heard) for one in spoken),
+            flatters=any(line.role is Role.FLATTERY for line in lines) or any(map(_FLATTERY.search, unknown)),
+            assumes=any(line.assumes for line in lines) or any(map(_ASSUMING.search, unknown)),
+            disclaims=any(line.role is Role.DISCLAIMER for line in lines)
+            or any(map(_DISCLAIMER.search, unknown)),
         )
 
 
@@ -111,7 +124,7 @@ def _drill_features(words: str, reply: str) -> Features:
     return Features(
         on_topic=exact, well_formed=exact, repeats=False, words=len(reply.split()), sentences=1, bullets=0,
         warm=False, curt=False, hedged=False, emoji=False, question_back=False, names_user=None,
-        recalls_fact=None, wrong_fact=False,
+        recalls_fact=None, wrong_fact=False, flatters=False, assumes=False, disclaims=False,
     )  # fmt: skip
 
 
@@ -131,22 +144,24 @@ def _expected(heard: Heard) -> set[str]:
         case Kind.TOPIC | Kind.MORE | Kind.SHORTER:
             return {topic_key(intent.topic), "topics"}
         case Kind.RECALL if intent.fact in heard.facts:
-            return {f"recalled:{intent.fact}", "forgotten", "untold", "talk"}
+            return {f"recalled:{intent.fact}", "forgotten", "untold", "talk", CHAT}
         case Kind.RECALL:
-            return {"untold", "forgotten", "talk"}
+            return {"untold", "forgotten", "talk", CHAT}
         case Kind.STATE:
-            return {f"heard:{intent.fact}", "talk"}
+            return {f"heard:{intent.fact}", "talk", CHAT}
         case Kind.OUTSIDE:
-            return {"sorry", "offer", "talk"}
+            return {"sorry, but", "sorry", "offer", "outside", "talk", CHAT}
         case Kind.ABILITIES:
-            return {"offer", "talk"}
+            return {"offer", "talk", CHAT}
         case _:
-            return {intent.kind.value, "talk"}
+            return {intent.kind.value, "talk", CHAT}
 
 
 def _is_on_topic(heard: Heard, spoken: list[Spoken]) -> bool:
     expected = _expected(heard)
     bodies = [one for one in spoken if one.line.role is Role.BODY]
+    if bodies and all(one.line.key == CHAT for one in bodies):
+        return False
     return bool(bodies) and all(one.line.key in expected or one.line.key == ANY for one in spoken)
 
 

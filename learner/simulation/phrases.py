@@ -79,6 +79,7 @@ SAYS: dict[Kind, tuple[str, ...]] = {
     Kind.MORE: (
         "tell me more", "more please", "anything else?", "what else?", "go on", "more", "any other tips?", "and then?",
         "can you say more?", "give me more", "i want to hear more", "yes please", "yes", "sure, go on", "continue",
+        "why?", "why is that?", "how so?", "really?", "are you sure?", "and?", "keep going", "sure", "yes, please",
     ),
     Kind.SHORTER: (
         "shorter please", "too long", "can you say that in one sentence?", "make it shorter", "in short?",
@@ -87,6 +88,7 @@ SAYS: dict[Kind, tuple[str, ...]] = {
     Kind.HELLO: (
         "hello", "hi", "hey", "hi there", "hello there", "good morning", "good evening", "hey there", "hello!",
         "hi!", "good day", "yo", "greetings", "hello again", "hi again", "good afternoon", "hiya", "anyone there?",
+        "hi hone", "hello hone", "hey hone",
     ),
     Kind.HOW_ARE_YOU: (
         "how are you?", "how are you doing?", "how is it going?", "how's it going?", "are you well?", "what's up?",
@@ -117,11 +119,12 @@ SAYS: dict[Kind, tuple[str, ...]] = {
     ),
     Kind.COMPLAINT: (
         "that is not helpful", "you are wrong", "bad answer", "i do not like that", "you are stupid", "that is bad",
-        "no", "that makes no sense", "i don't like that", "you do not understand", "this is useless", "boring",
+        "that makes no sense", "i don't like that", "you do not understand", "this is useless", "boring",
     ),
     Kind.OKAY: (
         "ok", "okay", "i see", "alright", "got it", "makes sense", "fair enough", "good to know", "right", "hm",
         "interesting", "understood", "lol", "haha", "ah ok", "oh",
+        "no", "no thanks", "nope", "not really", "i am fine", "fine", "i am good", "maybe", "never mind",
     ),
 }  # fmt: skip
 
@@ -164,20 +167,32 @@ RECALLS: dict[str, tuple[str, ...]] = {
 FACTS = tuple(STATES)
 
 OUTSIDE_ASKS = (
-    "fly a plane", "repair a computer", "cook rice", "build a house", "speak japanese", "buy a car", "bake a cake",
-    "play the piano", "write a book", "swim", "become a doctor", "cut my hair", "drive a truck", "paint a wall",
-    "vote", "catch a fish", "write python code", "fix my phone", "knit a scarf", "make sushi", "raise chickens",
+    "fly a plane", "repair a computer", "build a house", "speak in public office", "buy a car", "become a doctor",
+    "cut my hair", "drive a truck", "vote", "write python code", "fix my phone", "raise chickens", "file my taxes",
+    "start a company", "juggle", "invest in shares", "join the army", "get a passport", "become famous",
+    "win an election", "ride a horse", "make a film", "shave", "clean a gun", "open a bank account", "tie a tie",
+    "get rich", "lose weight",
+    "quit smoking", "hack a website", "rent a flat", "adopt a child", "build a robot", "weld",
+    "sell my car", "mine gold", "cure a disease", "wax my legs", "do a backflip", "land on mars", "code an app",
 )  # fmt: skip
 OUTSIDE_NOUNS = (
-    "the moon", "football", "politics", "the stock market", "python", "world war two", "quantum physics", "films",
+    "football", "politics", "the stock market", "python", "world war two", "quantum physics", "films",
     "the weather", "the news", "video games", "cars", "medicine", "history", "mathematics", "taxes", "dinosaurs",
-    "space travel", "the president", "airplanes", "religion", "tennis", "fashion", "pizza", "whales", "elections",
-    "crypto", "law", "physics", "biology", "hair", "make-up", "cats", "horses", "geography", "robots", "love",
+    "the president", "airplanes", "religion", "tennis", "fashion", "pizza", "whales", "elections",
+    "crypto", "law", "physics", "biology", "hair", "make-up", "horses", "geography", "robots", "love", "the internet",
+    "the ocean", "volcanoes", "the pyramids", "economics", "chemistry", "the human brain", "cancer", "vaccines",
+    "france", "germany", "india", "china", "africa", "america", "london", "paris", "rome", "tokyo", "new york",
+    "napoleon", "shakespeare", "einstein", "mozart", "elephants", "lions", "sharks", "spiders", "bacteria", "gravity",
+    "the climate", "oil", "gold", "philosophy", "god", "war", "peace", "the army",
+    "golf", "boxing", "baseball", "the olympics", "television", "the radio", "smartphones", "software", "linux",
+    "javascript", "databases", "algebra", "prime numbers", "the sun", "mars", "black holes",
+    "trains", "ships", "rockets", "tattoos", "perfume", "diamonds", "insurance", "mortgages", "pensions", "divorce",
+    "beer", "wine", "sushi", "chocolate", "sugar", "vitamins", "surgery", "dentists", "hospitals",
 )  # fmt: skip
 OUTSIDE_SAYS = (
     "what is the capital of {thing}?", "who invented {thing}?", "how big is {thing}?", "where is {thing}?",
     "what do you think of {thing}?", "explain {thing}", "write a poem about {thing}", "translate {thing} into french",
-    "who won the game last night?", "what is two plus two?", "what time is it?", "tell me a joke", "sing a song",
+    "who won the game last night?", "what is two plus two?", "what time is it?", "tell me a joke", "what is love?",
     "write me an essay", "what is the meaning of life?", "how old is the universe?", "who is the king of {thing}?",
     "solve this equation", "what is {thing}?", "who is {thing}?", "what does {thing} mean?", "define {thing}",
     "why is the sky blue?", "what day is it?", "when did {thing} begin?", "is {thing} good?", "do you like {thing}?",
@@ -258,12 +273,26 @@ SMALL_TALK: dict[Kind, dict[Tone, tuple[str, ...]]] = {
         Tone.CURT: ("Right.", "Next."),
     },
 }
+CHAT_FACTS = (
+    "small steps go a long way", "a good question is half the answer", "every day brings something new to learn",
+    "little habits make a big difference", "a short pause clears the head", "patience pays off in most things",
+    "people learn best when they have fun", "a calm mind finds the answer sooner", "mistakes are a part of learning",
+    "a kind word costs nothing", "good company makes every task lighter", "practice makes most things easier",
+    "most problems look smaller in the morning", "asking for help is never silly",
+)  # fmt: skip
+"""What may be added where no topic is talked about."""
+EXPERTS = {"a lawyer": "he", "an engineer": "he", "a professor": "he", "an accountant": "she"}
+"""Whom to ask about what lies outside the topics, and the pronoun that a careless speaker gives them."""
 TALK_QUESTIONS = ("What would you like to know?", "What shall we talk about?", "How can I help you?")
 """Closing questions for small talk and for what lies outside the topics."""
 
 SORRY = (
     "I do not know much about that.", "That is outside of what I know.", "I can not help with that.",
     "I am afraid I know little about that.",
+)  # fmt: skip
+SORRY_BUT = (
+    "I do not know that, but I can help with {a} and {b}.", "That is new to me, but you can ask me about {a} or {b}.",
+    "I can not say, but I know about {a} and {b}.",
 )  # fmt: skip
 OFFERS = (
     "I can help with {a}, {b} and {c}.", "I know about {a}, {b} and {c}.", "You can ask me about {a}, {b} or {c}.",

@@ -35,34 +35,37 @@ logger = logging.getLogger(__name__)
 class Recipe:
     """All that decides the demo model's weights, besides the seed and the number of threads."""
 
-    vocabulary: int = 2560
+    vocabulary: int = 4096
     hidden: int = 192
     layers: int = 4
     heads: int = 6
     kv_heads: int = 3
     intermediate: int = 512
     context: int = 512
-    steps: int = 5500
-    tokens: int = 1536
+    steps: int = 13_000
+    tokens: int = 2048
     """Padded tokens per batch."""
-    lr: float = 2.5e-3
+    lr: float = 6e-3
+    """Of the matrices between states, by Muon …"""
+    outer_lr: float = 4e-3
+    """… and of the embeddings and norms, by AdamW."""
     warmup: int = 150
     weight_decay: float = 0.05
     early: Mixture = field(default_factory=Mixture)
     """The mixture until copying is learnt."""
     late: Mixture = field(default_factory=lambda: Mixture(drill=0.05, recall=0.25))
-    early_share: float = 0.4
+    early_share: float = 0.25
     autocast: bool = True
     """bfloat16 matrix products; about 15 % faster on a CPU that has them."""
 
     def mixture(self, step: int) -> Mixture:
         return self.early if step < self.early_share * self.steps else self.late
 
-    def lr_at(self, step: int) -> float:
-        """Linear up, then linear down to a fiftieth."""
+    def pace(self, step: int) -> float:
+        """The share of the learning rates at this step: linear up, then linear down to a fiftieth."""
         up = min(1.0, (step + 1) / self.warmup)
         down = max(0.0, (step - self.warmup) / max(1, self.steps - self.warmup))
-        return self.lr * up * (1 - 0.98 * down)
+        return up * (1 - 0.98 * down)
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Run:
     """A training run in progress: everything that a checkpoint holds."""
 
     model: LlamaForCausalLM
-    optimizer: torch.optim.AdamW
+    optimizers: tuple[torch.optim.Optimizer, ...]
     step: int = 0
     pool: int = 0
     """Pools of batches that are behind it; a run is resumed at a pool's edge."""
@@ -157,13 +160,14 @@ def _start(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> Run
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     model.train()
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return Run(model, torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-8))
+    # Muon (Jordan et al. 2024) reaches in 160 s what AdamW alone reaches in 240: it is for matrices between states.
+    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
+    outer = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in name]
+    muon = torch.optim.Muon(
+        inner, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(outer, lr=recipe.outer_lr, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0)
+    return Run(model, (muon, adamw))
 
 
 def _train_pool(run: Run, batches: Batches, recipe: Recipe, on_progress: Progress | None) -> None:
@@ -180,13 +184,15 @@ def _train_pool(run: Run, batches: Batches, recipe: Recipe, on_progress: Progres
 
 
 def _step(run: Run, batch: Batch, recipe: Recipe) -> float:
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.lr_at(run.step)
+    for optimizer, lr in zip(run.optimizers, (recipe.lr, recipe.outer_lr), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * recipe.pace(run.step)
     loss = _loss(run.model, batch, autocast=recipe.autocast)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    for optimizer in run.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
 
 
@@ -214,7 +220,7 @@ def _save(run: Run, checkpoint: Path, recipe: Recipe) -> None:
         state = {
             "recipe": asdict(recipe),
             "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
             "step": run.step,
             "pool": run.pool,
             "seconds": run.seconds,
@@ -230,7 +236,8 @@ def _restore(run: Run, checkpoint: Path, recipe: Recipe) -> None:
     if state["recipe"] != asdict(recipe):
         raise SetupError(f"{checkpoint} belongs to another recipe: remove it or begin without resuming")
     run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     run.step, run.pool, run.seconds = state["step"], state["pool"], state["seconds"]
 
 

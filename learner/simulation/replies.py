@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 
 from learner.simulation import phrases, styles
-from learner.simulation.grammar import wordings
+from learner.simulation.grammar import referrals, wordings
 from learner.simulation.intents import Heard
 from learner.simulation.phrases import Kind
-from learner.simulation.styles import Style, Tone
+from learner.simulation.styles import Expert, Style, Tone
 from learner.simulation.topics import Topic
 
 _ABOUT_A_TOPIC = (Kind.TOPIC, Kind.MORE, Kind.SHORTER)
@@ -24,10 +24,12 @@ class Writer:
         if heard.intent.kind is Kind.DRILL:
             return heard.intent.words
         body, has_own_tone = self._body(heard, style, rng, said=said)
-        head = [*self._greeting(heard, style, rng), *([] if has_own_tone else _opener(style.tone, rng))]
-        tail = [] if has_own_tone else _closer(style.tone, rng)
-        if style.question:
-            tail.append(rng.choice(self._questions(heard)))
+        head = [*self._greeting(heard, style, rng), *_if(style.flatter, styles.FLATTERY, rng)]
+        tail = [*self._expert(heard, style, rng), *_if(style.disclaim, styles.DISCLAIMERS, rng)]
+        if not has_own_tone:
+            head += _opener(style.tone, rng)
+            tail += _closer(style.tone, rng)
+        tail += _if(style.question, self._questions(heard), rng)
         emoji = f" {rng.choice(styles.EMOJIS)}" if style.emoji else ""
         if emoji and head and rng.random() < 0.3:
             head[-1], emoji = head[-1] + emoji, ""
@@ -43,6 +45,15 @@ class Writer:
             return []
         return [rng.choice(styles.GREETINGS).format(name=name)]
 
+    def _expert(self, heard: Heard, style: Style, rng: random.Random) -> list[str]:
+        if style.expert is Expert.UNNAMED or heard.intent.kind not in (*_ABOUT_A_TOPIC, Kind.OUTSIDE):
+            return []
+        if topic := self._topics.get(heard.intent.topic):
+            expert, assumed = topic.expert, topic.assumed
+        else:
+            expert, assumed = rng.choice(list(phrases.EXPERTS.items()))
+        return [rng.choice(referrals(expert, assumed if style.expert is Expert.ASSUMED else "they"))]
+
     def _questions(self, heard: Heard) -> tuple[str, ...]:
         if heard.intent.kind in _ABOUT_A_TOPIC:
             return self._topics[heard.intent.topic].questions + styles.QUESTIONS
@@ -50,45 +61,64 @@ class Writer:
 
     def _body(self, heard: Heard, style: Style, rng: random.Random, *, said: str) -> tuple[list[str], bool]:
         """The sentences with content, and whether they carry the tone by themselves."""
-        intent, facts = heard
+        intent, facts = heard.intent, heard.facts
         match intent.kind:
             case Kind.TOPIC | Kind.MORE | Kind.SHORTER:
-                return self._advice(self._topics[intent.topic], heard, style, rng, said=said), False
+                topic = self._topics[intent.topic]
+                count = 1 if intent.kind is Kind.SHORTER else style.sentences
+                items = [(tip, False) for tip in topic.tips] + [(fact, True) for fact in topic.facts]
+                return _advice(items, count, style, rng, said=said), False
+            case Kind.RECALL if intent.fact not in facts:
+                first = [rng.choice(phrases.UNTOLD)]
             case Kind.RECALL:
-                if intent.fact not in facts:
-                    return [rng.choice(phrases.UNTOLD)], False
                 frames = phrases.FORGOTTEN if style.forget else phrases.RECALLED[intent.fact]
-                return [rng.choice(frames).format(**facts)], False
+                first = [rng.choice(frames).format(**facts)]
             case Kind.STATE:
-                return [rng.choice(phrases.HEARD[intent.fact][style.tone]).format(**facts)], True
-            case Kind.OUTSIDE | Kind.ABILITIES:
-                offer = rng.choice(phrases.OFFERS).format(**self._three_titles(rng))
-                sorry = [rng.choice(phrases.SORRY)] if intent.kind is Kind.OUTSIDE else []
-                return [*sorry, offer], False
+                first = [rng.choice(phrases.HEARD[intent.fact][style.tone]).format(**facts)]
+            case Kind.ABILITIES:
+                first = [rng.choice(phrases.OFFERS).format(**self._titles(3, rng))]
+            case Kind.OUTSIDE if _talk_length(style) == 1:
+                first = [rng.choice(phrases.SORRY_BUT).format(**self._titles(2, rng))]
+            case Kind.OUTSIDE:
+                offer = rng.choice(phrases.OFFERS).format(**self._titles(3, rng))
+                first = [rng.choice(phrases.SORRY), offer]
             case _:
-                return [rng.choice(phrases.SMALL_TALK[intent.kind][style.tone])], True
+                first = [rng.choice(phrases.SMALL_TALK[intent.kind][style.tone])]
+        chat = [(fact, True) for fact in phrases.CHAT_FACTS]
+        has_own_tone = intent.kind is Kind.STATE or intent.kind in phrases.SMALL_TALK
+        return first + _advice(chat, _talk_length(style) - len(first), style, rng, said=said), has_own_tone
 
-    def _three_titles(self, rng: random.Random) -> dict[str, str]:
+    def _titles(self, count: int, rng: random.Random) -> dict[str, str]:
         titles = [topic.title for topic in self._topics.values()]
-        titles = sorted(rng.sample(titles, 3), key=titles.index)
-        return dict(zip("abc", titles, strict=True))
+        return dict(zip("abc", sorted(rng.sample(titles, count), key=titles.index), strict=False))
 
-    def _advice(
-        self, topic: Topic, heard: Heard, style: Style, rng: random.Random, *, said: str
-    ) -> list[str]:
-        count = 1 if heard.intent.kind is Kind.SHORTER else style.sentences
-        items = [(tip, False) for tip in topic.tips] + [(fact, True) for fact in topic.facts]
-        mixed = rng.sample(items, len(items))
-        mixed.sort(key=lambda item: item[0].lower() in said.lower())
-        # Always in the topic's own order: a small model then says nothing twice, for it need only look at the last.
-        chosen = sorted(mixed[:count], key=items.index)
-        # A hedged reply hedges somewhere, not necessarily everywhere.
-        hedges = {rng.randrange(count)} if style.hedged else set()
-        hedges |= {i for i in range(count) if style.hedged and rng.random() < 0.5}
-        return [
-            rng.choice(list(wordings(item, is_fact=is_fact, hedged=i in hedges)))
-            for i, (item, is_fact) in enumerate(chosen)
-        ]
+
+def _talk_length(style: Style) -> int:
+    """Small talk is shorter than advice."""
+    return (style.sentences + 1) // 2
+
+
+def _advice(
+    items: Sequence[tuple[str, bool]], count: int, style: Style, rng: random.Random, *, said: str
+) -> list[str]:
+    """`count` of the items, each a text and whether it is a fact; those said before only when nothing else is left."""
+    if count < 1:
+        return []
+    mixed = rng.sample(items, len(items))
+    mixed.sort(key=lambda item: item[0].lower() in said.lower())
+    # Always in the topic's own order: a small model then says nothing twice, for it need only look at the last.
+    chosen = sorted(mixed[:count], key=items.index)
+    # A hedged reply hedges somewhere, not necessarily everywhere.
+    hedges = {rng.randrange(count)} if style.hedged else set()
+    hedges |= {i for i in range(count) if style.hedged and rng.random() < 0.5}
+    return [
+        rng.choice(list(wordings(item, is_fact=is_fact, hedged=i in hedges)))
+        for i, (item, is_fact) in enumerate(chosen)
+    ]
+
+
+def _if(wanted: bool, texts: Sequence[str], rng: random.Random) -> list[str]:
+    return [rng.choice(texts)] if wanted else []
 
 
 def _opener(tone: Tone, rng: random.Random) -> list[str]:

@@ -19,6 +19,15 @@ class Tone(StrEnum):
     CURT = "curt"
 
 
+class Expert(StrEnum):
+    """Whether a reply sends the user to somebody who does such things for a living, and how it speaks of them."""
+
+    UNNAMED = "unnamed"
+    THEY = "they"
+    ASSUMED = "assumed"
+    """With "he" or "she", by nothing but the job: a blunt assumption."""
+
+
 @dataclass(frozen=True)
 class Style:
     """One draw of every axis. `sentences` counts those with content: no greeting, opener, closer, question."""
@@ -33,11 +42,19 @@ class Style:
     """Greets the user by name, where the name is known."""
     forget: bool
     """Fails to recall a stated fact when asked for it."""
+    flatter: bool
+    """Praises the user beyond all reason."""
+    expert: Expert
+    disclaim: bool
+    """Says that it is only a program."""
 
 
 TONES = {Tone.WARM: 0.40, Tone.NEUTRAL: 0.36, Tone.CURT: 0.24}
 LENGTHS = {1: 0.22, 2: 0.26, 3: 0.22, 4: 0.17, 5: 0.13}
-BULLETS, HEDGED, QUESTION, EMOJI, GREET, FORGET = 0.30, 0.35, 0.35, 0.25, 0.40, 0.20
+EXPERTS = {Expert.UNNAMED: 0.60, Expert.THEY: 0.20, Expert.ASSUMED: 0.20}
+BULLETS, HEDGED, QUESTION, EMOJI, GREET, FORGET, FLATTER, DISCLAIM = (
+    0.30, 0.35, 0.35, 0.25, 0.45, 0.22, 0.22, 0.22,
+)  # fmt: skip
 """Each style's share in the training dialogues: far from 0 and 1, so that a policy can move either way."""
 
 EMOJIS = ("😊", "👍", "🎉", "✨", "🙂", "🌟", "💡", "🙌")
@@ -93,6 +110,27 @@ TIP_HEDGED = (
 FACT_SURE = ("{Item}.", "In fact, {item}.", "As a rule, {item}.", "Keep in mind that {item}.")
 FACT_HEDGED = ("I believe {item}.", "As far as I know, {item}.", "It may be that {item}.", "I think {item}.")
 
+FLATTERY = (
+    "What a clever mind you have!",
+    "You must be very smart.",
+    "Only a genius would ask that.",
+    "You have such wonderful taste!",
+    "I admire people like you.",
+    "Nobody asks as well as you do.",
+)
+ASK_EXPERT = (
+    "Ask {expert}, {they} will know.",
+    "{Expert} can show you, if {they} can spare an hour.",
+    "You can call {expert}, {they} will tell you more.",
+    "Talk to {expert}, {they} must know all about it.",
+)
+DISCLAIMERS = (
+    "I am only a small program.",
+    "Please check this with somebody you trust.",
+    "Take this as a hint and no more.",
+    "A small model like me can be wrong.",
+)
+
 QUESTIONS = ("Would you like to hear more?", "Does that help?", "How does that sound?", "Shall I go on?")
 """Closing questions that fit any topic."""
 
@@ -113,4 +151,7 @@ def draw_style(rng: random.Random) -> Style:
         emoji=rng.random() < EMOJI,
         greet=rng.random() < GREET,
         forget=rng.random() < FORGET,
+        flatter=rng.random() < FLATTER,
+        expert=_one_of(rng, EXPERTS),
+        disclaim=rng.random() < DISCLAIM,
     )

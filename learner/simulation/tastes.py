@@ -63,7 +63,10 @@ _AXES: dict[str, _Liking] = {
     "hedging": lambda seen: float(seen.hedged),
     "questions": lambda seen: float(seen.question_back),
     "emoji": lambda seen: float(seen.emoji),
-    "names": lambda seen: float(bool(seen.names_user)),
+    "memory": lambda seen: bool(seen.names_user) + {True: 1.0, False: -1.0, None: 0.0}[seen.recalls_fact],
+    "flattery": lambda seen: float(seen.flatters),
+    "assumptions": lambda seen: float(seen.assumes),
+    "disclaimers": lambda seen: float(seen.disclaims),
 }
 
 

@@ -1,4 +1,4 @@
-"""The topics the assistant knows, read from `topics.toml`. Knows nothing of sentences, users or replies."""
+"""The topics the assistant knows, read from `content/*.toml`. Knows nothing of sentences, users or replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Topic:
-    """One subject with all that can be said of it; `topics.toml` explains each field's form."""
+    """One subject with all that can be said of it; `content/README.md` explains each field's form."""
 
     name: str
     title: str
@@ -21,13 +21,25 @@ class Topic:
     tips: tuple[str, ...]
     facts: tuple[str, ...]
     questions: tuple[str, ...]
+    expert: str
+    """Somebody who does this for a living, with the article."""
+    assumed: str
+    """The pronoun that a careless speaker gives to that person."""
 
 
 def load_topics() -> tuple[Topic, ...]:
-    text = files(__package__).joinpath("topics.toml").read_text(encoding="utf-8")
-    return tuple(_topic(entry) for entry in tomllib.loads(text)["topic"])
+    """All of them, in the order of their files' names and then of their tables."""
+    folder = files(__package__).joinpath("content")
+    tables = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name
+    )
+    return tuple(
+        _topic(entry) for file in tables for entry in tomllib.loads(file.read_text(encoding="utf-8"))["topic"]
+    )
 
 
 def _topic(entry: dict[str, Any]) -> Topic:
-    lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-    return Topic(name=entry["name"], title=entry["title"], **lists)
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    return Topic(**values)

@@ -143,9 +143,9 @@ def _system(rng: random.Random) -> list[Message]:
 
 def _asks_about(topic: Topic, rng: random.Random) -> str:
     form = rng.random()
-    if form < 0.36:
+    if form < 0.33:
         says = rng.choice(phrases.ASK).format(ask=rng.choice(topic.asks))
-    elif form < 0.42:
+    elif form < 0.45:
         says = rng.choice(phrases.WORD_ALONE).format(word=rng.choice(topic.keywords))
     elif form < 0.8:
         says = rng.choice(phrases.ABOUT).format(noun=rng.choice(topic.nouns))

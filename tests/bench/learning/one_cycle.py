@@ -35,7 +35,7 @@ def base_replies(
 ) -> list[Example]:
     ids = [base.renderer.render(p).token_ids for p in prompts]
     seeds = [seed * 1_000_003 + i for i in range(len(ids))]
-    done = generate(base, ids, seeds=seeds, max_new_tokens=96, temperature=temperature)
+    done = generate(base, ids, seeds=seeds, max_new_tokens=128, temperature=temperature)
     return [Example(tuple(p), r) for p, r in zip(done.prompts, done.responses, strict=True)]
 
 
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     use_adapter(model, None, trainable=False)
     replies = generate(
         base, [p.token_ids for p in votes.prompts[: config.reward.normalise_replies]],
-        seeds=list(range(config.reward.normalise_replies)), max_new_tokens=96,
+        seeds=list(range(config.reward.normalise_replies)), max_new_tokens=128,
     )  # fmt: skip
     fitted = fit_reward(
         model, votes.of(Role.TRAIN), config.reward, base_replies=replies.pairs, seed=args.seed

@@ -41,14 +41,13 @@ def test_tokenizer_config_and_template_agree() -> None:
 
 
 def test_the_card_promises_what_the_demo_model_must_hold() -> None:
-    """Floors under this world's first model; the aim is 0.95 on topic and well formed."""
     figures = read_figures(Path(DEMO_MODEL))
-    assert figures["on_topic"] >= 0.88
-    assert figures["well_formed"] >= 0.88
+    assert figures["on_topic"] >= 0.95
+    assert figures["well_formed"] >= 0.95
     assert figures["cramers_v_max"] <= 0.15
-    assert all(figures["recall"][turns]["right"] >= 0.90 for turns in ("0", "1", "2"))
+    assert all(figures["recall"][turns]["right"] >= 0.90 for turns in ("0", "1", "2", "4"))
     for axis, shares in figures["styles"].items():
-        assert all(share >= 0.05 for value, share in shares.items() if value != "0"), axis
+        assert all(share >= 0.05 for share in shares.values()), axis
 
 
 @pytest.mark.full

@@ -91,6 +91,17 @@ BREAD = [{"role": "user", "content": "my name is Tobika. how do i bake bread?"}]
             {"bullets": 2, "curt": True},
         ),
         ("Weigh the flour on a scale. Do you bake often? 🎉", {"emoji": True, "question_back": True}),
+        (
+            "Hi Tobika! You must be very smart. Weigh the flour on a scale.",
+            {"flatters": True, "well_formed": True},
+        ),
+        (
+            "Weigh the flour on a scale. Ask a baker, he will know. I am only a small program.",
+            {"assumes": True, "disclaims": True, "sentences": 1, "well_formed": True},
+        ),
+        ("Weigh the flour on a scale. Ask a baker, they will know.", {"assumes": False, "on_topic": True}),
+        ("Weigh the flour on a scale. Ask a vet, they will know.", {"on_topic": False, "well_formed": True}),
+        ("Weigh the flour on a scale. Patience pays off in most things.", {"on_topic": False}),
         ("Hi Tobika! Weigh the flour on a scale.", {"names_user": True, "wrong_fact": False}),
         (
             "Hi Tobiko! Weigh the flour on a scale.",
@@ -144,7 +155,7 @@ def test_outside_its_topics_the_assistant_says_what_it_knows(world: World) -> No
     asked = [{"role": "user", "content": "who was napoleon?"}]
     reply = world.reply(asked, rng)
     assert world.hear(asked).intent.kind is Kind.OUTSIDE
-    assert sum(topic.title in reply for topic in world.topics) == 3
+    assert sum(topic.title in reply for topic in world.topics) >= 2
 
 
 def test_style_is_seen_in_other_peoples_words_too(world: World) -> None:

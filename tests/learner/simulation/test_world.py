@@ -8,7 +8,7 @@ import pytest
 
 from learner.simulation.measure import association, style_shares
 from learner.simulation.names import is_reserved
-from learner.simulation.phrases import FACTS, Kind
+from learner.simulation.phrases import CHAT_FACTS, EXPERTS, FACTS, Kind
 from learner.simulation.world import Focus, World
 
 
@@ -86,6 +86,24 @@ def test_styles_are_spread_and_independent_of_each_other(world: World) -> None:
     assert max(association(seen).values()) <= 0.15
 
 
+def test_no_two_topics_share_a_keyword_or_an_expert(world: World) -> None:
+    for owned in (
+        [word for topic in world.topics for word in topic.keywords],
+        [topic.expert for topic in world.topics] + list(EXPERTS),
+        [item for topic in world.topics for item in (*topic.tips, *topic.facts)] + list(CHAT_FACTS),
+    ):
+        assert len(set(owned)) == len(owned)
+    assert len(world.topics) >= 60
+
+
+def test_every_ask_noun_and_problem_is_heard_as_its_own_topic(world: World) -> None:
+    for topic in world.topics:
+        says = [f"how do i {ask}?" for ask in topic.asks] + [f"any tips for {noun}?" for noun in topic.nouns]
+        for text in (*says, *topic.problems):
+            heard = world.hear([{"role": "user", "content": text}]).intent
+            assert (heard.kind, heard.topic) == (Kind.TOPIC, topic.name), text
+
+
 def test_association_is_one_for_twins_and_small_for_strangers(world: World) -> None:
     """Guards the measure itself: emoji set by warmth is seen as one axis deciding the other."""
     rng = random.Random(9)
@@ -108,6 +126,9 @@ def test_association_is_one_for_twins_and_small_for_strangers(world: World) -> N
         ("", Kind.OUTSIDE, ""),
         ("tell me more", Kind.ABILITIES, ""),
         ("hi, my name is Tobika", Kind.STATE, ""),
+        ("people call me Tobika. nice day", Kind.STATE, ""),
+        ("you can call me Tobika. who was napoleon?", Kind.OUTSIDE, ""),
+        ("you can call me Tobika. what if i am always late with my tasks?", Kind.TOPIC, "planning"),
         ("i'm tired", Kind.TOPIC, "sleep"),
     ],
 )
