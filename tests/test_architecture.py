@@ -96,7 +96,7 @@ def test_nothing_that_trains_or_judges_imports_the_simulation() -> None:
 
 def test_the_simulation_speaks_only_rest() -> None:
     """The raters drive any deployed Hone, so they may know of it only what a stranger could."""
-    rooms = ("drive", "evaluation", "raters", "rest", "scripts", "tastes", "world")
+    rooms = ("drive", "evaluation", "figures", "raters", "rest", "scripts", "tastes", "world")
     drivers = {f"learner.simulation.{room}" for room in rooms}
     found = [
         f"{module} imports {name}"

@@ -168,6 +168,16 @@ def evaluate(
         int, typer.Option(min=1, envvar="HONE_PROMPTS", help="How many different prompts.")
     ] = 200,
     prompts_file: PromptsFile = None,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            envvar="HONE_DRAWS",
+            help="More replies of the first version to each prompt: which prompts does the taste separate, and is it "
+            "fair (16 tell)?",
+        ),
+    ] = 0,
     segment: Segment = "default",
     seed: Seed = 0,
     connections: Connections = 16,
@@ -175,11 +185,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compare versions on prompts that nobody voted on; the key needs the scopes chat and operator."""
-    from learner.simulation.evaluation import choose_prompts, evaluate
+    from learner.simulation.evaluation import choose_prompts, evaluate, requests_per_prompt
+    from learner.simulation.scoreboard import left_out_of, print_evaluation
     from learner.simulation.scripts import FileSource, WorldSource
     from learner.simulation.world import World
 
     wanted = None if versions is None else _versions(versions)
+    if draws == 1:
+        raise typer.BadParameter("one reply makes no pair: 0, or 2 and more", param_hint="--draws")
     with plain_errors():
         world = None if prompts_file else World()
         source = (
@@ -191,7 +204,7 @@ def evaluate(
 
         async def compare(hone: Hone) -> dict[str, Any]:
             named = wanted if wanted is not None else sorted({0, await hone.champion(segment)})
-            with bar("answering", len(chosen) * len(named)) as advance:
+            with bar("answering", len(chosen) * requests_per_prompt(len(named), draws)) as advance:
                 return await evaluate(
                     hone,
                     taste=taste,
@@ -200,6 +213,7 @@ def evaluate(
                     world=world,
                     segment=segment,
                     seed=seed,
+                    draws=draws,
                     on_progress=advance,
                 )
 
@@ -283,41 +297,3 @@ def print_tally(tally: Tally, taste: str) -> None:
     ):
         if count:
             typer.echo(f"{count} {why}")
-
-
-def left_out_of(asked: int, *, found: int, used: int) -> str:
-    """Why fewer prompts were compared than were asked for; empty when all were."""
-    reasons = [f"there are {found} different ones"] if found < asked else []
-    reasons += [f"{found - used} too long for the context"] if used < found else []
-    return f"asked for {asked} prompts, used {used}: {', '.join(reasons)}" if reasons else ""
-
-
-def print_evaluation(table: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1%}"
-
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("version", "taste", "tokens", "on topic", "well formed", "wins", "95 % CI", "ties"):
-        shown.add_column(heading, justify="right")
-    wins = {name.split(">")[0]: row for name, row in table["wins"].items()}
-    for version, row in table["versions"].items():
-        won = wins.get(version)
-        against = (
-            (share(won["rate"]), f"{won['ci95'][0]:.1%} – {won['ci95'][1]:.1%}", str(won["ties"]))
-            if won
-            else ("–", "–", "–")
-        )
-        shown.add_row(
-            version,
-            f"{row['taste_mean']:.3f}",
-            f"{row['tokens_mean']:.1f}",
-            share(row["on_topic"]),
-            share(row["well_formed"]),
-            *against,
-        )
-    first = next(iter(table["versions"]))
-    typer.echo(f"taste {table['taste']}, {table['prompts']} prompts, wins against version {first}")
-    Console().print(shown)

@@ -1,36 +1,26 @@
 """Compares versions by a taste, over REST alone: one reply per prompt and version, kept out of training.
 
-    prompts nobody voted on -> one reply of each version, at served sampling -> taste, wins, lengths -> table
+    prompts nobody voted on -> one reply of each version, more of the first if asked for, all at served sampling
+    -> what the taste and the world make of them -> figures
 
 Knows nothing of votes or of how versions came about.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from learner.simulation.drive import OnProgress, ask_unless_too_long, in_parallel, stable_seed
-from learner.simulation.raters import load_taste
-from learner.simulation.rest import Hone
-from learner.simulation.scripts import FileSource, Script, Source
+from learner.simulation.figures import Outcome, summary
+from learner.simulation.raters import Taste, load_taste
+from learner.simulation.rest import Answered, Hone
+from learner.simulation.scripts import FileSource, Message, Script, Source
 from learner.simulation.world import World
 from server.errors import HoneError
 
-CONFIDENCE_Z = 1.959964
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One version's reply to one prompt. The last two are None where the world cannot read the prompt."""
-
-    taste: float
-    tokens: int
-    on_topic: bool | None
-    well_formed: bool | None
+MOST_CHOICES = 4
+"""Replies that one request may ask for (`n`)."""
 
 
 def choose_prompts(source: Source, count: int) -> list[Script]:
@@ -54,97 +44,105 @@ async def evaluate(
     world: World | None,
     segment: str = "default",
     seed: int = 0,
+    draws: int = 0,
+    drawn: Sequence[Sequence[str]] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """The comparison as the JSON that `hone evaluate --json` prints; the first version is the yardstick.
 
     `world` reads the replies where the prompts are its own; None leaves `on_topic` and `well_formed` null.
-    A prompt that is too long for the context is left out for every version.
+    `draws` more replies of the first version to each prompt tell which prompts the taste separates; `drawn` are such
+    replies from an earlier time, in the prompts' order. A prompt that is too long for the context is left out.
     """
-    liking = load_taste(taste)
+    asked = _Asked(
+        hone, load_taste(taste), world, versions, segment=segment, seed=seed, on_progress=on_progress
+    )
 
-    async def compare(numbered: tuple[int, Script]) -> list[Outcome] | None:
+    async def compare(numbered: tuple[int, Script]) -> tuple[list[Outcome], list[float]] | None:
         number, script = numbered
         messages = list(script.messages)
-        outcomes = []
-        for version in versions:
-            answered = await ask_unless_too_long(
-                hone,
-                messages,
-                model=f"{segment}@{version}",
-                candidates=1,
-                seed=stable_seed("evaluate", seed, number),
-                user="evaluate",
-                metadata={"hone_train": "false"},
-            )
+        outcomes = await asked.outcomes(messages, number)
+        if outcomes is None:
+            return None
+        if drawn is not None:
+            return outcomes, [asked.liking(messages, text) for text in drawn[number]]
+        scores = await asked.draw(messages, number, count=draws)
+        return None if scores is None else (outcomes, scores)
+
+    rows = [row for row in await in_parallel(compare, enumerate(prompts), width=hone.connections) if row]
+    if not rows:
+        raise HoneError("none of the prompts fits the context of the policy")
+    more = [scores for _, scores in rows] if draws or drawn is not None else ()
+    return summary(taste, versions, [outcomes for outcomes, _ in rows], more)
+
+
+class _Asked:
+    """What was answered to one prompt, and what the taste and the world make of it; None when it is too long."""
+
+    def __init__(
+        self,
+        hone: Hone,
+        liking: Taste,
+        world: World | None,
+        versions: Sequence[int],
+        *,
+        segment: str,
+        seed: int,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.liking = liking
+        self._hone, self._world, self._versions = hone, world, versions
+        self._segment, self._seed, self._on_progress = segment, seed, on_progress
+
+    async def outcomes(self, messages: list[Message], number: int) -> list[Outcome] | None:
+        """One of each version."""
+        found = []
+        for version in self._versions:
+            answered = await self._ask(messages, version, seed=stable_seed("evaluate", self._seed, number))
             if answered is None:
                 return None
             text = answered.replies[0].text
-            seen = world.parse(messages, text) if world else None
-            outcomes.append(
+            seen = self._world.parse(messages, text) if self._world else None
+            found.append(
                 Outcome(
-                    liking(messages, text),
+                    self.liking(messages, text),
                     answered.completion_tokens,
                     seen.on_topic if seen else None,
                     seen.well_formed if seen else None,
                 )
             )
-            if on_progress:
-                on_progress(1)
-        return outcomes
+        return found
 
-    rows = [row for row in await in_parallel(compare, enumerate(prompts), width=hone.connections) if row]
-    if not rows:
-        raise HoneError("none of the prompts fits the context of the policy")
-    return summary(taste, versions, rows)
-
-
-def summary(taste: str, versions: Sequence[int], rows: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
-    """`rows` holds, per prompt, one outcome of each version in their order."""
-    columns = dict(zip(versions, zip(*rows, strict=True), strict=True))
-    first = versions[0]
-    return {
-        "taste": taste,
-        "prompts": len(rows),
-        "versions": {
-            str(version): {
-                "taste_mean": fmean(one.taste for one in column),
-                "tokens_mean": fmean(one.tokens for one in column),
-                "on_topic": _share([one.on_topic for one in column]),
-                "well_formed": _share([one.well_formed for one in column]),
-            }
-            for version, column in columns.items()
-        },
-        "wins": {
-            f"{version}>{first}": win_rate(
-                [(theirs.taste, ours.taste) for theirs, ours in zip(column, columns[first], strict=True)]
+    async def draw(self, messages: list[Message], number: int, *, count: int) -> list[float] | None:
+        """The taste's scores of `count` more replies of the first version, in as few requests as may be."""
+        scores: list[float] = []
+        while len(scores) < count:
+            answered = await self._ask(
+                messages,
+                self._versions[0],
+                n=min(MOST_CHOICES, count - len(scores)),
+                seed=stable_seed("draw", self._seed, number, len(scores)),
             )
-            for version, column in columns.items()
-            if version != first
-        },
-    }
+            if answered is None:
+                return None
+            scores += [self.liking(messages, reply.text) for reply in answered.replies]
+        return scores
+
+    async def _ask(self, messages: list[Message], version: int, **fields: Any) -> Answered | None:
+        answered = await ask_unless_too_long(
+            self._hone,
+            messages,
+            model=f"{self._segment}@{version}",
+            candidates=1,
+            user="evaluate",
+            metadata={"hone_train": "false"},
+            **fields,
+        )
+        if answered and self._on_progress:
+            self._on_progress(1)
+        return answered
 
 
-def win_rate(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """How often the left is liked better: (wins + ties/2)/n, with Wilson's 95 % interval.
-
-    The interval treats half a win as if it were drawn; with ties it is a little wider than need be.
-    """
-    wins = sum(left > right for left, right in pairs)
-    ties = sum(left == right for left, right in pairs)
-    rate = (wins + ties / 2) / len(pairs)
-    return {"rate": rate, "ci95": list(wilson(rate, len(pairs))), "ties": ties}
-
-
-def wilson(rate: float, n: int) -> tuple[float, float]:
-    """Score interval of a share (Wilson, 1927): sane at 0, at 1 and for few prompts."""
-    z2 = CONFIDENCE_Z**2
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = CONFIDENCE_Z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # At 0 and at 1 rounding could leave the rate itself just outside.
-    return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
-
-
-def _share(seen: Sequence[bool | None]) -> float | None:
-    known = [one for one in seen if one is not None]
-    return fmean(known) if known else None
+def requests_per_prompt(versions: int, draws: int) -> int:
+    """How many requests one prompt takes."""
+    return versions + -(-draws // MOST_CHOICES)

@@ -60,10 +60,9 @@ class FakeHone:
         self.chats.append(body)
         number = len(self.chats)
         version = int(body["model"].partition("@")[2] or self.champion)
-        texts = [
-            self.respond(body["messages"], version, body["seed"] + side) for side in range(body["candidates"])
-        ]
-        comparison = f"cmp_{number}" if len(set(texts)) == 2 else None
+        count = body.get("n") or body["candidates"]
+        texts = [self.respond(body["messages"], version, body["seed"] + side) for side in range(count)]
+        comparison = f"cmp_{number}" if body["candidates"] == 2 and len(set(texts)) == 2 else None
         ids = [f"rep_{number}_{side}" for side in range(len(texts))]
         for reply_id, text in zip(ids, texts, strict=True):
             self.replies[reply_id] = (body["messages"], text)

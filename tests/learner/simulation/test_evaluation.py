@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import typer
 
 from learner.simulation import commands
-from learner.simulation.evaluation import Outcome, choose_prompts, evaluate, summary, wilson, win_rate
+from learner.simulation.evaluation import choose_prompts, evaluate
+from learner.simulation.scoreboard import print_evaluation
 from learner.simulation.scripts import FileSource, WorldSource, is_held_out
 from learner.simulation.world import World
 from server.errors import HoneError
@@ -45,7 +45,7 @@ def compare(
 def test_the_table_has_exactly_the_promised_shape() -> None:
     table = compare(FakeHone(world_reply(WORLD)), versions=(0, 2, 5))
     assert json.loads(json.dumps(table)) == table
-    assert set(table) == {"taste", "prompts", "versions", "wins"}
+    assert set(table) == {"taste", "prompts", "versions", "wins", "losses"}
     assert table["prompts"] == 40
     assert list(table["versions"]) == ["0", "2", "5"]
     assert list(table["wins"]) == ["2>0", "5>0"]
@@ -55,6 +55,8 @@ def test_the_table_has_exactly_the_promised_shape() -> None:
     for row in table["wins"].values():
         assert set(row) == {"rate", "ci95", "ties"}
         assert row["ci95"][0] <= row["rate"] <= row["ci95"][1]
+    nothing = {"mean": 0.0, "upper95": 0.0}
+    assert table["losses"] == {name: {"on_topic": nothing, "well_formed": nothing} for name in ("2>0", "5>0")}
 
 
 def test_every_version_answers_every_prompt_once_outside_training() -> None:
@@ -89,6 +91,7 @@ def test_with_a_prompts_file_there_is_nothing_to_be_on_topic_of(tmp_path: Path) 
     assert len(chosen) == 3
     table = compare(FakeHone(lambda messages, version, seed: f"v{version}"), prompts=3, world=None)
     assert {row["on_topic"] for row in table["versions"].values()} == {None}
+    assert table["losses"]["1>0"] == {"on_topic": None, "well_formed": None}
 
 
 def test_a_prompt_too_long_for_one_version_is_left_out_for_all() -> None:
@@ -137,36 +140,62 @@ def test_prompts_that_were_left_out_are_said(
     assert capsys.readouterr().err == ""
 
 
-def test_wins_ties_and_losses_by_hand() -> None:
-    def row(old: float, new: float) -> list[Outcome]:
-        return [Outcome(old, 10, True, True), Outcome(new, 20, False, None)]
+def test_draws_tell_which_prompts_the_taste_separates() -> None:
+    """A version whose every second prompt always gets the same answer: only the others are separated."""
+    answered = world_reply(WORLD)
 
-    table = summary("t", [0, 3], [row(0, 1), row(0, 1), row(1, 1), row(2, 1)])
-    assert table["wins"] == {"3>0": {"rate": 2.5 / 4, "ci95": list(wilson(2.5 / 4, 4)), "ties": 1}}
-    assert table["versions"]["0"] == {
-        "taste_mean": 0.75,
-        "tokens_mean": 10,
-        "on_topic": 1.0,
-        "well_formed": 1.0,
-    }
-    assert table["versions"]["3"] == {
-        "taste_mean": 1.0,
-        "tokens_mean": 20,
-        "on_topic": 0.0,
-        "well_formed": None,
-    }
+    def respond(messages: list[dict[str, str]], version: int, seed: int) -> str:
+        dull = len(messages[-1]["content"]) % 2 == 0
+        return "The same every time." if dull and version == 0 else answered(messages, version, seed)
 
-
-def test_wilsons_interval_agrees_with_a_published_value() -> None:
-    """81 of 263: 0.2553 to 0.3662 (Newcombe, 1998, table I, method 3)."""
-    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    fake = FakeHone(respond)
+    table = compare(fake, draws=6)
+    dull = sum(
+        len(chat["messages"][-1]["content"]) % 2 == 0 for chat in fake.chats if chat["model"] == "default@1"
+    )
+    assert 0 < dull < 40
+    assert table["separated"]["prompts"] <= 40 - dull
+    assert set(table["separated"]["wins"]["1>0"]) == {"rate", "ci95", "ties"}
+    assert table["draws"]["per_prompt"] == table["draws"]["best_of"] == 6
+    assert table["draws"]["ties"] >= dull / 40
+    assert table["draws"]["fair"] is False
 
 
-@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=60))
-def test_swapping_sides_mirrors_the_rate(pairs: list[tuple[int, int]]) -> None:
-    ours = win_rate(pairs)
-    theirs = win_rate([(right, left) for left, right in pairs])
-    assert ours["rate"] + theirs["rate"] == pytest.approx(1)
-    assert ours["ties"] == theirs["ties"]
-    assert ours["ci95"] == pytest.approx([1 - theirs["ci95"][1], 1 - theirs["ci95"][0]])
-    assert 0 <= ours["ci95"][0] <= ours["rate"] <= ours["ci95"][1] <= 1
+def test_draws_are_few_requests_of_the_first_version_outside_training() -> None:
+    fake = FakeHone(world_reply(WORLD))
+    table = compare(fake, prompts=5, draws=6)
+    assert json.loads(json.dumps(table)) == table
+    drawn = [chat for chat in fake.chats if "n" in chat]
+    assert Counter((chat["model"], chat["n"]) for chat in drawn) == {("default@0", 4): 5, ("default@0", 2): 5}
+    assert all(chat["metadata"] == {"hone_train": "false"} for chat in drawn)
+    seeds = [chat["seed"] + i for chat in drawn for i in range(chat["n"])]
+    assert len(set(seeds)) == len(seeds) == 30
+
+
+def test_draws_from_an_earlier_time_are_not_asked_for_again() -> None:
+    fake = FakeHone(world_reply(WORLD))
+    earlier = [["No.", "No.", "No."] for _ in range(40)]
+    table = compare(fake, drawn=earlier)
+    assert len(fake.chats) == 80
+    assert table["separated"] == {"prompts": 0, "wins": {}}
+    assert table["draws"]["ties"] == 1.0
+
+
+def test_a_person_reads_wins_losses_and_whether_the_taste_is_fair(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(compare(FakeHone(world_reply(WORLD)), versions=(0, 2), draws=4))
+    said = capsys.readouterr().out
+    assert "taste friendly-brief, 40 prompts, wins against version 0" in said
+    assert "prompts that the taste separates" in said
+    assert "on topic lost" in said
+    assert "of 4 replies of version 0 to each prompt" in said
+    print_evaluation(compare(FakeHone(world_reply(WORLD)), versions=(0, 2)))
+    said = capsys.readouterr().out
+    assert "on topic lost" in said
+    assert "separates" not in said
+    print_evaluation(compare(FakeHone(world_reply(WORLD)), versions=(3,)))
+    assert "lost" not in capsys.readouterr().out
+
+
+def test_one_draw_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="no pair"):
+        commands.evaluate(draws=1)
