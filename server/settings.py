@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     """How long a learner that fell silent keeps its right to work; it shows signs of life six times as often."""
     learner_threads: int = Field(default=0, ge=0)
     """CPU threads of the learner; 0 lets torch choose."""
-    profile: Literal["default", "tiny"] = "default"
-    """Size of the learner's work: `tiny` is for tests and tiny worlds."""
+    profile: Literal["default", "fast", "tiny"] = "default"
+    """Size of the learner's work: `fast` trains less and judges as strictly, `tiny` is for tests and tiny worlds."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severity that is logged. Message texts are never logged at INFO or above."""
