@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.prove import page as proof
 from tests.settings_table import page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,13 @@ def test_the_lock_holds_everything_the_project_asks_for() -> None:
 
 def test_the_settings_page_is_made_from_the_settings() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == page()
+
+
+def test_the_page_of_proofs_is_made_from_their_lines() -> None:
+    docs = ROOT / "docs"
+    made = {docs / place: text for place, text in proof.files().items()}
+    assert {path: path.read_text() for path in made} == made
+    assert set((docs / "proof").glob("*.svg")) == {path for path in made if path.suffix == ".svg"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

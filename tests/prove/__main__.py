@@ -11,7 +11,7 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.prove import fresh, gold, kills, learns, lines, real_input, refuses, swap, together, votes
+from tests.prove import fresh, gold, kills, learns, lines, page, real_input, refuses, swap, together, votes
 from tests.prove.case import Case
 
 PROOFS = {
@@ -72,7 +72,9 @@ def main() -> int:
             print(f"{name}: {case.name} {json.dumps(line['result'])} ({line['seconds']} s)", flush=True)
             with path.open("a") as out:
                 out.write(json.dumps(line) + "\n")
+            page.write()
             held &= bool(line["result"]["holds"])  # type: ignore[index]
+    page.write()
     return 0 if held else 1
 
 
