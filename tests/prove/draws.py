@@ -89,7 +89,7 @@ class Draws:
 
 
 def answer(base: Base, prompts: Sequence[Sequence[Message]], *, seeds: Sequence[int]) -> list[Drawn]:
-    """One reply to each, under whatever adapter is active, as the server would sample it."""
+    """One reply to each, under whatever adapter is active, as the server would draw it."""
     import torch
 
     from server.decoding import Decoder, DecodeRequest, Sampling, generate_offline
