@@ -1,5 +1,7 @@
 """Rollouts: the trainer sees what the sampler saw, and each role is the base with its own adapter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,7 +89,7 @@ def test_log_probabilities_are_divided_by_the_temperature() -> None:
 
 
 def test_a_reply_that_was_cut_pays_in_full_and_a_long_one_on_a_ramp() -> None:
-    config = LearnerConfig().ppo  # 96 tokens, ramp over the last 24
+    config = replace(LearnerConfig().ppo, max_new_tokens=96)  # ramp over the last 24
     replies = Replies(
         prompts=[(1,)] * 4,
         responses=[(0,) * 10, (0,) * 84, (0,) * 96, (0,) * 96],
