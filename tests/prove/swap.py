@@ -177,7 +177,7 @@ def rescore(hone: RunningHone, turns: list[str]) -> dict[str, Any]:
 def swap(folder: Path, *, rounds: int = 10) -> dict[str, Any]:
     hone = RunningHone(folder)
     hone.cli("db", "upgrade")
-    versions = plant(folder, count=2)
+    versions = plant(folder, count=2, strength=0.08)
     with hone:
         seen, moves = asyncio.run(swap_under_streams(hone, versions, rounds=rounds))
         p99, longest = gaps_around(seen, moves)
