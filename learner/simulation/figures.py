@@ -16,7 +16,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 CONFIDENCE_Z = 1.959964
-BOUND_Z = 1.96
 SEPARATES = Fraction(4, 5)
 """Share of the pairs of draws that a taste must tell apart for their prompt to count as separated."""
 FAIR_DRAWS = 16
@@ -118,7 +117,7 @@ def loss(pairs: Sequence[tuple[bool | None, bool | None]]) -> dict[str, float] |
         return None
     mean = fmean(gone)
     # One pair says nothing of the spread: all may be lost.
-    upper = mean + BOUND_Z * stdev(gone) / math.sqrt(len(gone)) if len(gone) > 1 else 1.0
+    upper = mean + CONFIDENCE_Z * stdev(gone) / math.sqrt(len(gone)) if len(gone) > 1 else 1.0
     return {"mean": mean, "upper95": upper}
 
 

@@ -75,14 +75,10 @@ def measure(
         "repeats": _share(one.repeats for one in features),
         "wrong_fact": _share(one.wrong_fact for one in features),
         "tokens_mean": round(sum(lengths) / len(lengths), 2),
-        "styles": style_shares(about_topics) | _only("recall", style_shares(asked)),
+        "styles": style_shares(about_topics) | {"recall": style_shares(asked)["recall"]},
         "cramers_v_max": round(max(_strongest(about_topics), _strongest(asked, of="recall")), 4),
         "recall": {str(distance): _recall(seen) for distance, seen in recalls.items()},
     }
-
-
-def _only(axis: str, shares: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {axis: shares[axis]}
 
 
 def _strongest(features: Sequence[Features], *, of: str = "") -> float:

@@ -31,6 +31,7 @@ from server.errors import SetupError
 from server.settings import Settings
 from server.store import adapters as registry
 from server.store import migrate
+from server.store.keys import TOKEN
 from server.store.session import Store, open_store
 from tests.running import ROOT, RunningHone
 
@@ -275,7 +276,9 @@ def test_a_keys_token_is_printed_once_and_alone(data_dir: Path) -> None:
     assert [(row["client"], row["scopes"], row["revoked_at"]) for row in listed] == [
         ("shop", ["chat", "operator"], None)
     ]
-    secret = token.rpartition("_")[2]
+    found = TOKEN.fullmatch(token)
+    assert found is not None
+    secret = found[2]
     assert secret not in hone("keys", "list", data_dir=data_dir).stdout + json.dumps(listed)
     assert hone("keys", "revoke", listed[0]["id"], data_dir=data_dir).exit_code == 0
     assert json.loads(hone("keys", "list", "--json", data_dir=data_dir).stdout)[0]["revoked_at"]
