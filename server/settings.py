@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     """How many earlier versions stay loaded, so that a rollback is instant."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest reply when the request names none."""
-    temperature: float = Field(default=0.8, ge=0, le=2)
+    temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature when the request names none."""
     follow_seconds: float = Field(default=1.0, gt=0)
     """How often the promotion log is read for changes made by other processes."""

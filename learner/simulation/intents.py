@@ -112,6 +112,8 @@ class Heard(NamedTuple):
     intent: Intent
     facts: dict[str, str]
     """The newest value of each stated fact, as the user wrote it."""
+    topic: str = ""
+    """What was last talked about; a follow-up is about it."""
 
 
 def _normal(text: str) -> str:
@@ -136,7 +138,7 @@ class Listener:
             if intent.kind in (Kind.MORE, Kind.SHORTER):
                 intent = intent._replace(topic=topic) if topic else Intent(Kind.ABILITIES)
             topic = intent.topic or topic
-        return Heard(intent, facts)
+        return Heard(intent, facts, topic)
 
     def _understand(self, text: str) -> tuple[Intent, dict[str, str]]:
         if words := _drilled(text):

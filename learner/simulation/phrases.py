@@ -167,13 +167,13 @@ RECALLS: dict[str, tuple[str, ...]] = {
 FACTS = tuple(STATES)
 
 OUTSIDE_ASKS = (
-    "fly a plane", "repair a computer", "build a house", "speak in public office", "buy a car", "become a doctor",
+    "fly a plane", "repair a computer", "build a house", "run for office", "buy a car", "become a doctor",
     "cut my hair", "drive a truck", "vote", "write python code", "fix my phone", "raise chickens", "file my taxes",
     "start a company", "juggle", "invest in shares", "join the army", "get a passport", "become famous",
-    "win an election", "ride a horse", "make a film", "shave", "clean a gun", "open a bank account", "tie a tie",
+    "win an election", "ride a horse", "make a film", "shave", "fix a watch", "open a bank account", "tie a tie",
     "get rich", "lose weight",
-    "quit smoking", "hack a website", "rent a flat", "adopt a child", "build a robot", "weld",
-    "sell my car", "mine gold", "cure a disease", "wax my legs", "do a backflip", "land on mars", "code an app",
+    "quit smoking", "design a website", "rent a flat", "adopt a child", "build a robot", "weld",
+    "sell my car", "pick a lawyer", "cure a disease", "read a map", "do a backflip", "land on mars", "code an app",
 )  # fmt: skip
 OUTSIDE_NOUNS = (
     "football", "politics", "the stock market", "python", "world war two", "quantum physics", "films",
@@ -196,6 +196,8 @@ OUTSIDE_SAYS = (
     "write me an essay", "what is the meaning of life?", "how old is the universe?", "who is the king of {thing}?",
     "solve this equation", "what is {thing}?", "who is {thing}?", "what does {thing} mean?", "define {thing}",
     "why is the sky blue?", "what day is it?", "when did {thing} begin?", "is {thing} good?", "do you like {thing}?",
+    "how much is {thing}?", "are you better than {thing}?", "what should i watch tonight?", "do my homework",
+    "tell me a story", "what is in the news?", "sing me a song", "who is the richest man alive?",
 )  # fmt: skip
 
 OUTSIDE_TALES = (

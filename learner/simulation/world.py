@@ -47,13 +47,13 @@ class World:
         focus = focus or rng.choice((Focus.PLAIN, Focus.PLAIN, Focus.RECALL))
         if focus is Focus.DRILL:
             return self._answered([_user(_drill(rng))], rng)
-        facts = _draw_facts(rng, reserved=False, share=1.0 if focus is Focus.RECALL else 0.4)
+        facts = _draw_facts(rng, reserved=False, share=1.0 if focus is Focus.RECALL else 0.55)
         messages = _system(rng)
         if focus is Focus.RECALL:
             return self._recall(messages, facts, rng, distance=rng.choice((0, 0, 1, 1, 2, 3, 4)))
         stating = list(facts)
         for turn in range(rng.choice((1, 1, 1, 2, 2, 3))):
-            says = self._says(rng, has_topic=turn > 0)
+            says = self._says(messages, rng)
             if stating and rng.random() < 0.7:
                 says = _with_fact(stating.pop(), facts, says, rng)
             messages = self._answered([*messages, _user(_casual(says, rng))], rng)
@@ -69,7 +69,7 @@ class World:
         turns = rng.choice((1, 1, 1, 1, 2))
         for turn in range(turns):
             is_last = turn == turns - 1
-            says = self._says(rng, has_topic=turn > 0)
+            says = self._says(messages, rng)
             if stating and (is_last or rng.random() < 0.5):
                 says = _with_fact(stating.pop(), facts, says, rng)
             messages.append(_user(_casual(says, rng)))
@@ -107,13 +107,13 @@ class World:
     ) -> list[Message]:
         asked = rng.choice(list(facts))
         for fact in facts:
-            says = "" if rng.random() < 0.6 else self._says(rng, has_topic=False)
+            says = "" if rng.random() < 0.6 else self._says(messages, rng)
             messages = self._answered(
                 [*messages, _user(_casual(_with_fact(fact, facts, says, rng), rng))], rng
             )
         for turn in range(distance):
             messages = self._answered(
-                [*messages, _user(_casual(self._says(rng, has_topic=turn > 0), rng))], rng
+                [*messages, _user(_casual(self._says(messages, rng), rng))], rng
             )
         # Now and then for something never told, so that copying is not the only answer.
         if answered and rng.random() < 0.1:
@@ -121,14 +121,14 @@ class World:
         messages = [*messages, _user(_casual(rng.choice(phrases.RECALLS[asked]), rng))]
         return self._answered(messages, rng) if answered else messages
 
-    def _says(self, rng: random.Random, *, has_topic: bool) -> str:
+    def _says(self, messages: Messages, rng: random.Random) -> str:
         """What a user says next: mostly about a topic, sometimes small talk or something far away."""
         draw = rng.random()
-        if has_topic and draw < 0.25:
+        if draw < 0.25 and self.hear(messages).topic:
             return rng.choice(phrases.SAYS[rng.choice((Kind.MORE, Kind.MORE, Kind.SHORTER))])
         if 0.25 <= draw < 0.36:
             return rng.choice(phrases.SAYS[rng.choice(_CHAT)])
-        if 0.36 <= draw < 0.44:
+        if 0.36 <= draw < 0.46:
             return _outside(rng)
         return _asks_about(rng.choice(self.topics), rng)
 
@@ -143,9 +143,9 @@ def _system(rng: random.Random) -> list[Message]:
 
 def _asks_about(topic: Topic, rng: random.Random) -> str:
     form = rng.random()
-    if form < 0.33:
+    if form < 0.3:
         says = rng.choice(phrases.ASK).format(ask=rng.choice(topic.asks))
-    elif form < 0.45:
+    elif form < 0.48:
         says = rng.choice(phrases.WORD_ALONE).format(word=rng.choice(topic.keywords))
     elif form < 0.8:
         says = rng.choice(phrases.ABOUT).format(noun=rng.choice(topic.nouns))

@@ -60,7 +60,7 @@ def test_a_loss_is_paired_and_bounded_from_above() -> None:
     found = loss(pairs)
     assert found is not None
     assert found["mean"] == pytest.approx(0.2)
-    assert found["upper95"] == pytest.approx(0.2 + 1.96 * math.sqrt(56 / 99) / 10)
+    assert found["upper95"] == pytest.approx(0.2 + 1.959964 * math.sqrt(56 / 99) / 10)
 
 
 def test_pairs_that_cannot_be_read_are_no_loss() -> None:
