@@ -54,6 +54,8 @@ class RewardConfig(_Group):
 
     members: int = 3
     """Reward adapters in the ensemble; each sees its own bootstrap over users."""
+    heads: int = 8
+    """Bootstraps while the members are linear heads: they share one forward pass."""
     rank: int = 4
     """Rank of each reward adapter."""
     alpha: int = 8
@@ -64,14 +66,16 @@ class RewardConfig(_Group):
     """AdamW rate of the fp32 heads, the side bias, the tie width and the users' intercepts."""
     weight_decay: float = 0.01
     """Decoupled decay of adapters and heads."""
-    probe_l2: float = 5.0
+    probe_l2: float = 2.0
     """Precision of the zero-mean prior on the heads' first fit, made on features of the bare base."""
+    adapt_from: int = 2000
+    """Picks and thumbs of the training users from which members get adapters; with fewer they are linear heads."""
     max_epochs: int = 2
-    """Passes over the votes at most; early stopping usually ends sooner, and may keep pass 0."""
+    """Passes of an adapter over the votes at most; early stopping usually ends sooner, and may keep pass 0."""
     batch: int = 32
     """Votes per optimiser step."""
     holdout_share: float = 0.15
-    """Share of the training users whose votes only decide when to stop."""
+    """Share of the training users whose votes only decide when an adapter's training stops."""
     thumb_weight: float = 0.5
     """Weight of a thumb beside a pick."""
     both_bad_weight: float = 0.5
@@ -135,6 +139,8 @@ class PpoConfig(_Group):
     score_clip: float = 2.5
     """Smooth bound on the normalised score, as clip · tanh(score / clip): a score far outside of what the base's
     replies show is extrapolation, and a few hundred votes do not vouch for it."""
+    pay_parts: bool = True
+    """Pay each token what it adds to the score, where the score is a sum over tokens, instead of all at the end."""
     missing_eos_penalty: float = 1.0
     """Subtracted from the score of a response cut off by its length."""
     overlong_share: float = 0.25
@@ -161,7 +167,7 @@ class GateConfig(_Group):
     """Folds by user for the signal test."""
     signal_z: float = 3.5
     """Least out-of-fold z statistic of the votes."""
-    judge_l2: float = 10.0
+    judge_l2: float = 4.0
     """Precision of the zero-mean prior on the judge's weights over standardised features."""
     refits: int = 20
     """Judges refitted on bootstraps over their users."""
@@ -206,14 +212,14 @@ class LearnerConfig:
             return cls()
         if name == "fast":
             return cls(
-                reward=RewardConfig(members=2, max_epochs=1, normalise_replies=128),
+                reward=RewardConfig(members=2, normalise_replies=128),
                 ppo=PpoConfig(steps=12, rollouts=32, checkpoint_every=4),
             )
         if name != "tiny":
             raise ValueError(f"no profile called {name!r}; there are 'default', 'fast' and 'tiny'")
         return cls(
             collect=CollectConfig(min_labels=20),
-            reward=RewardConfig(members=2, max_epochs=1, normalise_replies=32),
+            reward=RewardConfig(members=2, adapt_from=0, max_epochs=1, normalise_replies=32),
             ppo=replace(
                 PpoConfig(),
                 rank=4,

@@ -11,7 +11,6 @@ Thumbs: P(up) = σ(a · score + b_u), a > 0, with a leniency b_u of each user ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -22,6 +21,9 @@ from torch.nn.functional import logsigmoid, softplus
 from learner.dataset import Dataset, Example, Outcome
 
 FIRST, SECOND, TIE = 0, 1, 2
+THUMB_SD = 0.1
+"""Prior deviation of log a: thumbs and picks are clicks of the same people. A scale that costs nothing lets a joint fit
+slip past the prior on the scores' weights: small weights, a large scale, and the thumbs are learnt by heart."""
 _CODE = {Outcome.FIRST: FIRST, Outcome.SECOND: SECOND, Outcome.TIE: TIE, Outcome.BOTH_BAD: TIE}
 
 
@@ -116,7 +118,7 @@ class Manners(torch.nn.Module):
         super().__init__()
         self.side = torch.nn.Parameter(torch.zeros(()))
         self.raw_tie = torch.nn.Parameter(torch.tensor(-1.0))
-        self.raw_thumb = torch.nn.Parameter(torch.tensor(math.log(math.e - 1)))
+        self.log_thumb = torch.nn.Parameter(torch.zeros(()))
         self.common = torch.nn.Parameter(torch.zeros(()))
         self.leniency = torch.nn.Parameter(torch.zeros(users))
         self.intercept_sd = intercept_sd
@@ -131,17 +133,17 @@ class Manners(torch.nn.Module):
 
     def thumb_log_likelihood(self, scores: Tensor, votes: Votes) -> Tensor:
         """Of each thumb: (M,)."""
-        logit = softplus(self.raw_thumb) * scores[votes.example] + self.common
+        logit = self.log_thumb.exp() * scores[votes.example] + self.common
         logit = logit + self.leniency[votes.thumb_user]
         return logsigmoid(torch.where(votes.up > 0.5, logit, -logit))
 
     def prior(self) -> Tensor:
-        """Negative log prior, up to a constant: leniency is normal, the rest is held mildly near its start."""
+        """Negative log prior, up to a constant: leniency is normal, side and tie are held mildly near their start."""
         return (
             0.5 * (self.leniency**2).sum() / self.intercept_sd**2
             + 0.5 * self.side**2
             + 0.5 * (self.raw_tie + 1.0) ** 2
-            + 0.5 * (self.raw_thumb - math.log(math.e - 1)) ** 2
+            + 0.5 * (self.log_thumb / THUMB_SD) ** 2
         )
 
     @torch.no_grad()
@@ -150,7 +152,7 @@ class Manners(torch.nn.Module):
         return {
             "side_bias": float(self.side),
             "tie_width": float(softplus(self.raw_tie)),
-            "thumb_scale": float(softplus(self.raw_thumb)),
+            "thumb_scale": float(self.log_thumb.exp()),
             "leniency": float(self.common),
         }
 

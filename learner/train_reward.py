@@ -1,10 +1,12 @@
 """Fits the reward model that `server.scoring` serves, to picks, ties and thumbs together.
 
-votes -> linear heads on the bare base (a probe) -> small adapters, trained on from there -> normalised on base replies
+votes -> linear heads on the bare base -> with many votes: small adapters, trained on from there -> normalised on
+base replies
 
-Starting from the probe matters with few votes: a few hundred picks settle a linear head long before they settle an
-adapter, and early stopping may keep the probe as it is. Each member of the ensemble sees its own bootstrap over
-users (rows of one person are no independent evidence). Knows nothing of the store, of PPO or of the gate.
+A few hundred picks settle a linear head long before they settle an adapter: below `adapt_from` all of them go to the
+heads; above, some users are held out to stop the adapters' training, which may keep a head as it is. Each member of
+the ensemble sees its own bootstrap over users (rows of one person are no independent evidence). Knows nothing of the
+store, of PPO or of the gate.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -81,40 +84,51 @@ def fit_reward(
     if not table.examples:
         raise ValueError("there are no votes to fit a reward model to")
     generator = torch.Generator().manual_seed(seed)
-    split = _split_by_user(table, share=config.holdout_share, generator=generator)
+    is_linear = len(dataset.comparisons) + len(dataset.thumbs) < config.adapt_from
+    split = _split_by_user(table, share=0.0 if is_linear else config.holdout_share, generator=generator)
     bare = base_features(peft_model, table.examples, micro_batch=config.batch)
-    examples = _Examples(table.examples, bare[:, -PLAIN:])
-    peft_model, heads = _start(peft_model, table, bare, split, config, generator=generator, seed=seed)
-    names: list[str | None] = []
-    trained: list[Head] = []
-    epochs: list[int] = []
-    losses: list[float] = []
-    for k, (head, manners, votes) in enumerate(heads):
+    whole = _start(table, bare, split.train, config)
+    starts = [
+        _start(table, bare, _bootstrap(split.train, len(table.users), generator), config)
+        for _ in range(config.heads if is_linear else config.members)
+    ]
+    names: list[str | None] = [None] * len(starts)
+    heads = [start.head for start in starts]
+    found = {}
+    if is_linear:
+        heads = _around(whole.head, heads)
+    else:
+        examples = _Examples(table.examples, bare[:, -PLAIN:])
+        trained: list[_Trained] = []
+        for k, start in enumerate(starts):
 
-        def report(epoch: int, loss: float, k: int = k) -> None:
-            if progress:
-                share = (k + epoch / max(config.max_epochs, 1)) / config.members
-                progress(share, {"member": float(k), "epoch": float(epoch), "holdout_nll": loss})
+            def report(epoch: int, loss: float, k: int = k) -> None:
+                if progress:
+                    share = (k + epoch / max(config.max_epochs, 1)) / config.members
+                    progress(share, {"member": float(k), "epoch": float(epoch), "holdout_nll": loss})
 
-        name = f"{PREFIX}{k}"
-        result = _train_member(
-            peft_model, name, head, manners, _Split(votes, split.holdout), examples, config,
-            generator=generator, report=report, check=check,
-        )  # fmt: skip
-        # An adapter that was never moved adds nothing: without it, members share one forward pass.
-        names.append(None if result.epoch == 0 else name)
-        trained.append(result.head)
-        epochs.append(result.epoch)
-        losses.append(result.holdout_nll)
-    model = RewardModel(peft_model, tuple(names), tuple(trained)).normalised(base_replies)
+            name = f"{PREFIX}{k}"
+            peft_model = new_adapter(peft_model, name, rank=config.rank, alpha=config.alpha, seed=seed + k)
+            result = _train_member(
+                peft_model, name, start, split.holdout, examples, config,
+                generator=generator, report=report, check=check,
+            )  # fmt: skip
+            # An adapter that was never moved adds nothing: without it, members share one forward pass.
+            names[k] = None if result.epoch == 0 else name
+            heads[k] = result.head
+            trained.append(result)
+        found = {
+            "holdout_nll": fmean(one.holdout_nll for one in trained),
+            "epochs": fmean(one.epoch for one in trained),
+        }
+    model = RewardModel(peft_model, tuple(names), tuple(heads)).normalised(base_replies)
     metrics = {
         "examples": float(len(table.examples)),
         "comparisons": float(len(table.votes.first)),
         "thumbs": float(len(dataset.thumbs)),
         "users": float(len(table.users)),
-        "holdout_nll": sum(losses) / len(losses),
-        "epochs": sum(epochs) / len(epochs),
-        **{f"probe_{key}": value for key, value in heads[0][1].summary().items()},
+        **found,
+        **{f"probe_{key}": value for key, value in whole.manners.summary().items()},
         **accuracy(model, dataset),
     }
     return FittedReward(model, metrics)
@@ -136,10 +150,10 @@ def accuracy(model: RewardModel, dataset: Dataset) -> dict[str, float]:
 
 
 def _split_by_user(table: VoteTable, *, share: float, generator: torch.Generator) -> _Split:
-    """Hold out the votes of a share of the users; of nobody when there are fewer than four."""
+    """Hold out the votes of a share of the users; of nobody for no share, or when there are fewer than four."""
     users = len(table.users)
     held = torch.zeros(users, dtype=torch.bool)
-    if users >= 4:
+    if share and users >= 4:
         held[torch.randperm(users, generator=generator)[: max(1, round(share * users))]] = True
     votes = table.votes
     pairs, thumbs = held[votes.pair_user], held[votes.thumb_user]
@@ -150,36 +164,40 @@ def _split_by_user(table: VoteTable, *, share: float, generator: torch.Generator
     return _Split(votes.picked(at(~pairs), at(~thumbs)), votes.picked(at(pairs), at(thumbs)))
 
 
-def _start(
-    peft_model: Any,
-    table: VoteTable,
-    bare: Tensor,
-    split: _Split,
-    config: RewardConfig,
-    *,
-    generator: torch.Generator,
-    seed: int,
-) -> tuple[Any, list[tuple[Head, Manners, Votes]]]:
-    """Every member's adapter, head, manners and bootstrap before training; `bare`: (N, F) under the bare base."""
-    starts: list[tuple[Head, Manners, Votes]] = []
-    for k in range(config.members):
-        drawn = torch.poisson(torch.ones(len(table.users)), generator=generator)
-        votes = split.train.weighted(drawn)
-        if not float(votes.total_weight) > 0:
-            votes = split.train
-        fit = fit_linear(
-            bare,
-            votes,
-            users=len(table.users),
-            l2=config.probe_l2,
-            intercept_sd=config.intercept_sd,
-            scale=feature_scale(bare.shape[1]),
-        )
-        peft_model = new_adapter(
-            peft_model, f"{PREFIX}{k}", rank=config.rank, alpha=config.alpha, seed=seed + k
-        )
-        starts.append((_head_of(fit), fit.manners, votes))
-    return peft_model, starts
+class _Start(NamedTuple):
+    """A member before its adapter is trained, if ever: what some votes say of the bare base's states."""
+
+    head: Head
+    manners: Manners
+    votes: Votes
+
+
+def _start(table: VoteTable, bare: Tensor, votes: Votes, config: RewardConfig) -> _Start:
+    """A linear head on `bare`, (N, F) under the bare base, fitted to `votes`."""
+    fit = fit_linear(
+        bare,
+        votes,
+        users=len(table.users),
+        l2=config.probe_l2,
+        intercept_sd=config.intercept_sd,
+        scale=feature_scale(bare.shape[1]),
+    )
+    return _Start(_head_of(fit), fit.manners, votes)
+
+
+def _bootstrap(votes: Votes, users: int, generator: torch.Generator) -> Votes:
+    """Each user's votes as often as a Poisson draw of mean 1 says."""
+    drawn = votes.weighted(torch.poisson(torch.ones(users), generator=generator))
+    return drawn if float(drawn.total_weight) > 0 else votes
+
+
+def _around(middle: Head, heads: Sequence[Head]) -> list[Head]:
+    """The heads moved so that their mean is `middle`, the fit to all votes.
+
+    A bootstrap leaves out a third of the users, and a mean of bootstraps pays for it. Their spread is what is wanted.
+    """
+    mean = torch.stack([head.weights for head in heads]).mean(dim=0)
+    return [head._replace(weights=head.weights - mean + middle.weights) for head in heads]
 
 
 def _head_of(fit: LinearFit) -> Head:
@@ -195,9 +213,8 @@ class _Trained(NamedTuple):
 def _train_member(
     peft_model: Any,
     name: str,
-    head: Head,
-    manners: Manners,
-    split: _Split,
+    start: _Start,
+    held: Votes,
     examples: _Examples,
     config: RewardConfig,
     *,
@@ -206,6 +223,7 @@ def _train_member(
     check: Callable[[], None] | None,
 ) -> _Trained:
     """Train one member's adapter and head, and put back the epoch that held out users liked best (0 is the probe)."""
+    head, manners = start.head, start.manners
     for parameter in manners.parameters():
         parameter.requires_grad_(True)
     parameters = use_adapter(peft_model, name, trainable=True)
@@ -222,7 +240,6 @@ def _train_member(
         eps=1e-5,
     )  # fmt: skip
 
-    held = split.holdout
     asked = torch.cat([held.first, held.second, held.example]).unique()
 
     def snapshot(epoch: int) -> tuple[_Trained, list[Tensor]]:
@@ -242,11 +259,11 @@ def _train_member(
 
     best, best_parameters = snapshot(0)
     for epoch in range(1, config.max_epochs + 1):
-        for part in _vote_batches(split.train, size=config.batch, generator=generator):
+        for part in _vote_batches(start.votes, size=config.batch, generator=generator):
             if check:
                 check()
             optimiser.zero_grad()
-            loss = _batch_loss(peft_model, head, manners, part, examples, config, total=split.train)
+            loss = _batch_loss(peft_model, head, manners, part, examples, config, total=start.votes)
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*parameters, weights, bias], 1.0)
             optimiser.step()

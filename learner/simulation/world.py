@@ -52,7 +52,7 @@ class World:
         if focus is Focus.RECALL:
             return self._recall(messages, facts, rng, distance=rng.choice((0, 0, 1, 1, 2, 3, 4)))
         stating = list(facts)
-        for turn in range(rng.choice((1, 1, 1, 2, 2, 3))):
+        for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
             says = self._says(messages, rng)
             if stating and rng.random() < 0.7:
                 says = _with_fact(stating.pop(), facts, says, rng)
@@ -111,10 +111,8 @@ class World:
             messages = self._answered(
                 [*messages, _user(_casual(_with_fact(fact, facts, says, rng), rng))], rng
             )
-        for turn in range(distance):
-            messages = self._answered(
-                [*messages, _user(_casual(self._says(messages, rng), rng))], rng
-            )
+        for _ in range(distance):
+            messages = self._answered([*messages, _user(_casual(self._says(messages, rng), rng))], rng)
         # Now and then for something never told, so that copying is not the only answer.
         if answered and rng.random() < 0.1:
             asked = rng.choice(FACTS)

@@ -41,7 +41,7 @@ def judged(folder: Path) -> Assessment:
     base = tiny_llama()
     paths = [random_adapter(base, folder / f"c{i}", seed=i, strength=0.05 * (i + 1)) for i in range(2)]
     model = new_adapter(base.model, "idle", rank=1, alpha=1, seed=0)
-    size = 96 + PLAIN  # three depths of 32, and the plain features
+    size = 2 * 96 + PLAIN  # mean and sum at three depths of 32, and the plain features
     head = Head(torch.ones(size) * 0.1, torch.zeros(()), torch.zeros(size), torch.ones(size))
     candidates = [Candidate(5 * (i + 1), path, {}) for i, path in enumerate(paths)]
     return assess(base, RewardModel(model, (None,), (head,)), dataset(), candidates, None, CONFIG, seed=3)

@@ -37,7 +37,7 @@ def roles(*, stirred: bool):  # type: ignore[no-untyped-def]
             for name, parameter in model.named_parameters():
                 if f"lora_B.{POLICY}" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    size = 96 + PLAIN  # three depths of 32, and the plain features
+    size = 2 * 96 + PLAIN  # mean and sum at three depths of 32, and the plain features
     head = Head(torch.ones(size) * 0.1, torch.zeros(()), torch.zeros(size), torch.ones(size))
     return base, model, RewardModel(model, ("reward0",), (head,))
 

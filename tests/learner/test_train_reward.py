@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,16 @@ def test_the_same_seed_gives_the_same_model() -> None:
     pairs = [c.first for c in unseen.comparisons]
     scores = [fit(data).model.score([p for p, _ in pairs], [r for _, r in pairs]).mean for _ in range(2)]
     assert torch.equal(*scores)
+
+
+def test_a_few_votes_make_linear_heads_and_none_of_them_is_held_out() -> None:
+    few, enough = dataset(20, 19, seed=0), dataset(20, 20, seed=0)
+    linear, adapted = (fit(votes, replace(CONFIG, adapt_from=40)) for votes in (few, enough))
+    assert linear.model.names == (None,) * CONFIG.heads
+    assert "holdout_nll" not in linear.metrics
+    assert "holdout_nll" in adapted.metrics
+    assert float(linear.model.score([(1, 2)], [(1, 1)]).std) > 0
+    assert accuracy(linear.model, dataset(60, 0, seed=1))["accuracy"] > 0.85
 
 
 def test_no_votes_are_refused() -> None:
@@ -127,6 +138,18 @@ def test_a_user_s_leniency_is_not_taken_for_quality() -> None:
     fit = fit_linear(torch.tensor(features), found.votes, users=2, l2=1.0, intercept_sd=1.5)
     assert float(fit.weights[0]) > 0.5
     assert fit.manners.leniency[0] > 0.5 > -0.5 > fit.manners.leniency[1]
+
+
+def test_thumbs_are_not_learnt_by_heart_through_their_scale() -> None:
+    """As many features as votes and none that means anything: the scale must not grow to fit them."""
+    generator = torch.Generator().manual_seed(0)
+    rng = random.Random(0)
+    thumbs = tuple(Thumb(Example((i,), (i,)), rng.random() < 0.5, f"u{i % 8}") for i in range(200))
+    found = table(thumbs=thumbs)
+    fit = fit_linear(
+        torch.randn(200, 400, generator=generator), found.votes, users=8, l2=2.0, intercept_sd=1.5
+    )
+    assert fit.manners.summary()["thumb_scale"] < 1.3
 
 
 def test_constant_features_say_nothing() -> None:

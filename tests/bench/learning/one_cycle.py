@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 import torch
@@ -26,7 +27,10 @@ from learner.simulation.world import World
 from learner.train_policy import train_policy
 from learner.train_reward import fit_reward
 from server.modeling import Base, load_adapter, load_base, new_adapter, use_adapter
+from server.scoring import RewardModel
+from server.settings import Settings
 
+SERVED: float = Settings.model_fields["temperature"].default
 DEMO = Path(__file__).parents[3] / "server" / "demo_model"
 
 
@@ -40,7 +44,7 @@ def base_replies(
 
 
 def simulated_votes(base: Base, args: argparse.Namespace) -> Dataset:
-    """Picks and thumbs, dealt to the users in turn; every third user is the judge's."""
+    """Picks and thumbs, dealt to the users in turn; every third user, or so, is the judge's."""
     world, rng, taste = World(), random.Random(args.seed), load_taste(args.taste)
     prompts = [world.prompt(rng) for _ in range(args.picks + args.thumbs)]
     first, second = (
@@ -54,7 +58,7 @@ def simulated_votes(base: Base, args: argparse.Namespace) -> Dataset:
     scores = [liked(first), liked(second)]
     scale = standardise(scores[0][:64])
     raters = make_raters(args.users, noise=args.noise, seed=args.seed)
-    roles = [Role.JUDGE if i % 3 == 2 else Role.TRAIN for i in range(args.users)]
+    roles = [Role.JUDGE if i % args.judge_every == 2 else Role.TRAIN for i in range(args.users)]
     comparisons, thumbs, rows = [], [], []
     for i in range(len(prompts)):
         who = i % args.users
@@ -67,23 +71,28 @@ def simulated_votes(base: Base, args: argparse.Namespace) -> Dataset:
     return Dataset(tuple(comparisons), tuple(thumbs), tuple(rows))
 
 
-def true_win_rate(base: Base, model: Any, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """The taste itself on unseen prompts, one reply of each."""
+def true_win_rate(
+    base: Base, reward: RewardModel, folder: Path, args: argparse.Namespace
+) -> dict[str, float]:
+    """The taste itself on unseen prompts, one reply of each; and how far the reward model agrees on the base's."""
     world, rng, taste = World(), random.Random(f"unseen{args.seed}"), load_taste(args.taste)
     prompts = [world.prompt(rng) for _ in range(args.eval_prompts)]
-    use_adapter(model, None, trainable=False)
+    use_adapter(reward.peft_model, None, trainable=False)
     theirs = base_replies(base, prompts, seed=777, temperature=args.temperature)
-    model = load_adapter(model, "shown", folder)
+    scored = reward.score([x.prompt_ids for x in theirs], [x.response_ids for x in theirs])
+    use_adapter(load_adapter(reward.peft_model, "shown", folder), "shown", trainable=False)
     ours = base_replies(base, prompts, seed=778, temperature=args.temperature)
     text = base.renderer.decode
-    gaps = [
-        taste(p, text(a.response_ids)) - taste(p, text(b.response_ids))
-        for p, a, b in zip(prompts, ours, theirs, strict=True)
-    ]
+    mine, its = (
+        [taste(p, text(x.response_ids)) for p, x in zip(prompts, rows, strict=True)]
+        for rows in (ours, theirs)
+    )
+    gaps = [a - b for a, b in zip(mine, its, strict=True)]
     world_seen = [world.parse(p, text(a.response_ids)) for p, a in zip(prompts, ours, strict=True)]
     for p, a in list(zip(prompts, ours, strict=True))[: args.show]:
         print("  ", repr(p[-1]["content"]), "->", repr(text(a.response_ids)))
     return {
+        "reward_correlation": correlation(its, scored.mean.tolist()),
         "win_rate": sum((g > 0) + 0.5 * (g == 0) for g in gaps) / len(gaps),
         "on_topic": sum(s.on_topic for s in world_seen) / len(gaps),
         "well_formed": sum(s.well_formed for s in world_seen) / len(gaps),
@@ -134,16 +143,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         lap("ppo")
         found = assess(base, fitted.model, votes, candidates, None, config, seed=args.seed)
         lap("judge")
-        truth = true_win_rate(base, found_model(fitted.model), found.chosen.path, args)
+        truth = true_win_rate(base, fitted.model, found.chosen.path, args)
     return {
         "taste": args.taste, "seed": args.seed, "noise": args.noise, **truth, "passed": found.verdict.passed,
         "step": found.chosen.step, "reasons": found.verdict.reasons, "numbers": found.verdict.numbers,
         "reward": fitted.metrics, "table": found.table, "ppo": [candidates[-1].metrics], "seconds": times,
     }  # fmt: skip
-
-
-def found_model(reward: Any) -> Any:
-    return reward.peft_model
 
 
 def main() -> None:
@@ -154,9 +159,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=1.0)
     parser.add_argument(
-        "--temperature", type=float, default=0.8, help="of what is voted on and compared at the end"
+        "--temperature", type=float, default=SERVED, help="of what is voted on and compared at the end"
     )
     parser.add_argument("--users", type=int, default=24)
+    parser.add_argument("--judge-every", type=int, default=3)
     parser.add_argument("--picks", type=int, default=300)
     parser.add_argument("--thumbs", type=int, default=300)
     parser.add_argument("--eval-prompts", type=int, default=300)
