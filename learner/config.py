@@ -115,9 +115,9 @@ class PpoConfig(_Group):
     kl_coef: float = 0.35
     """Price of one nat from the bare base to begin with, in standard deviations of base scores. With scores that are
     normal over the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.05 would allow 200."""
-    kl_target: float | None = 1.8
-    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Best-of-16 lies log 16 - 15/16 = 1.8
-    nats away. With a few hundred votes, people like it less beyond that, while the reward model scores it higher."""
+    kl_target: float | None = 2.5
+    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Best-of-n lies log n - (n - 1) / n nats
+    away: 1.8 for 16, 2.5 for 32. Farther out people like it less at some point, while the reward model scores it higher."""
     kl_horizon: int = 3
     """Controller's horizon in rollout batches: tastes differ in how cheaply they are met, and a cycle is short."""
     kl_stop: float = 2.5
@@ -139,8 +139,6 @@ class PpoConfig(_Group):
     score_clip: float = 2.5
     """Smooth bound on the normalised score, as clip · tanh(score / clip): a score far outside of what the base's
     replies show is extrapolation, and a few hundred votes do not vouch for it."""
-    pay_parts: bool = True
-    """Pay each token what it adds to the score, where the score is a sum over tokens, instead of all at the end."""
     missing_eos_penalty: float = 1.0
     """Subtracted from the score of a response cut off by its length."""
     overlong_share: float = 0.25

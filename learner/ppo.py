@@ -62,17 +62,6 @@ def kl_rewards(
     return rewards.scatter_add(1, last.clamp(min=0), torch.where(has_any, scores[:, None], 0.0))
 
 
-def spread_by_part(parts: Tensor, is_response: Tensor) -> Tensor:
-    """Moves reward within each response to the tokens that earn it; every row sums to 0, so that no return changes.
-
-    `parts`: what each token adds to the score. Less their mean over the batch, so that a token of the common kind
-    earns nothing, they are paid where they arise and taken from the last token, where the whole score is paid.
-    """
-    here = torch.where(is_response, parts - masked_mean(parts, is_response), 0.0)
-    last = (is_response.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    return here.scatter_add(1, last, -here.sum(dim=1, keepdim=True))
-
-
 def gae(
     rewards: Tensor, values: Tensor, is_response: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:

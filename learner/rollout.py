@@ -70,8 +70,6 @@ class Rollout(NamedTuple):
     """(B,) the reward model's mean."""
     disagreement: Tensor
     """(B,) standard deviation over the reward model's members."""
-    parts: Tensor
-    """(B, R) what each token adds to `scores`, to first order, as far as that is known; else 0."""
 
 
 class ValueHead(nn.Module):
@@ -151,14 +149,8 @@ def collect_rollout(
     values = forward_all(peft_model, replies.pairs, VALUE, config, head=value_head)
     scored = reward.score(replies.prompts, replies.responses)
     pessimistic = scored.mean - config.kappa * scored.std
-    bounded = torch.tanh(pessimistic / config.score_clip)
-    scores = config.score_clip * bounded - penalties(replies, config)
-    parts = torch.zeros_like(values)
-    if config.pay_parts and scored.parts is not None:
-        parts = scored.parts * (1 - bounded[:, None] ** 2)
-    return Rollout(
-        replies, is_response, logprobs, ref_logprobs, values, scores, scored.mean, scored.std, parts
-    )
+    scores = config.score_clip * torch.tanh(pessimistic / config.score_clip) - penalties(replies, config)
+    return Rollout(replies, is_response, logprobs, ref_logprobs, values, scores, scored.mean, scored.std)
 
 
 def penalties(replies: Replies, config: PpoConfig) -> Tensor:

@@ -167,7 +167,6 @@ def _advantages(rollout: Rollout, kl_coef: float, config: PpoConfig) -> tuple[Te
     """Whitened advantages and plain returns: (B, R) each."""
     mask = rollout.is_response
     rewards = ppo.kl_rewards(rollout.logprobs, rollout.ref_logprobs, rollout.scores, mask, kl_coef=kl_coef)
-    rewards = rewards + ppo.spread_by_part(rollout.parts, mask)
     lam = ppo.lambda_for(float(mask.sum() / len(mask)), lam=config.lam)
     advantages, returns = ppo.gae(rewards, rollout.values, mask, gamma=config.gamma, lam=lam)
     return ppo.normalize(advantages, mask, center=True), returns

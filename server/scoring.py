@@ -27,6 +27,7 @@ from server.modeling import (
     gather_rows,
     load_adapter,
     logprobs_of_states,
+    mean_over,
     micro_batches,
     pad_rows,
     save_adapter,
@@ -43,24 +44,8 @@ PLAIN, PLAIN_SHARE = 3, 0.5
 """How many plain features there are, and what they may move a score beside the states."""
 
 
-class Reading(NamedTuple):
-    """What is read of responses under one adapter; D depths of H states each."""
-
-    features: Tensor
-    """(B, 2 · D · H + PLAIN) means, sums, plain."""
-    states: Tensor
-    """(B, R, D · H) the states that were pooled, 0 outside of the response."""
-    count: Tensor
-    """(B, 1) response tokens, at least 1."""
-
-
 def features(peft_model: Any, rows: Rows, *, plain: Tensor | None = None) -> Tensor:
-    """Features of responses: what `read` pools, (B, F)."""
-    return read(peft_model, rows, plain=plain).features
-
-
-def read(peft_model: Any, rows: Rows, *, plain: Tensor | None = None) -> Reading:
-    """Mean and sum of the response's states at each depth under the active adapter, then its plain features.
+    """Features of responses: mean and sum of the states at each depth under the active adapter, then `plain`: (B, F).
 
     With a few hundred votes the response's tokens pooled at several depths order unseen replies better than the last
     layer or the last token: a style is spread over the reply, and early layers still know which words it used. The
@@ -68,13 +53,12 @@ def read(peft_model: Any, rows: Rows, *, plain: Tensor | None = None) -> Reading
     `plain` are the same rows' plain features from an earlier pass under the bare base; without them the bare base
     must be active, and they are read in this pass.
     """
-    layers = states_at(peft_model, rows.token_ids, rows.positions, DEPTHS)
+    states = states_at(peft_model, rows.token_ids, rows.positions, DEPTHS)
+    means = [mean_over(gather_rows(state, rows.at), rows.is_response) for state in states]
+    count = rows.is_response.sum(dim=1, keepdim=True)
     if plain is None:
-        plain = _plain_features(peft_model, layers[-1], rows)
-    tokens = torch.cat([gather_rows(layer, rows.at) for layer in layers], dim=2).float()
-    states = torch.where(rows.is_response[..., None], tokens, 0.0)
-    sums, count = states.sum(dim=1), rows.is_response.sum(dim=1, keepdim=True).clamp(min=1)
-    return Reading(torch.cat([sums / count, sums, plain], dim=1), states, count)
+        plain = _plain_features(peft_model, states[-1], rows)
+    return torch.cat([*means, *(mean * count for mean in means), plain], dim=1)
 
 
 def _plain_features(model: Any, hidden: Tensor, rows: Rows) -> Tensor:
@@ -105,8 +89,6 @@ class Scores(NamedTuple):
     """(B,) over the members; 0 and 1 are mean and standard deviation of the bare base's replies."""
     std: Tensor
     """(B,) over the members: how much they disagree."""
-    parts: Tensor | None = None
-    """(B, R) what each response token adds to the mean, as far as a score is a sum over tokens; None: not known."""
 
 
 class Head(NamedTuple):
@@ -123,12 +105,6 @@ class Head(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * self.scale) @ self.weights + self.bias
-
-    def parts(self, found: Reading) -> Tensor:
-        """What each token adds to the score through the means and the sums: (B, R)."""
-        size = found.states.shape[2]
-        slopes = self.scale * self.weights
-        return found.states @ slopes[:size] / found.count + found.states @ slopes[size : 2 * size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,40 +127,36 @@ class RewardModel:
         return len(self.heads)
 
     @torch.no_grad()
-    def raw(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-        """Before normalisation: every member's scores (K, N), and their mean's parts by token (N, R).
+    def raw(self, pairs: Sequence[Pair]) -> Tensor:
+        """Every member's score before normalisation: (K, N).
 
         One pass under the bare base serves the plain features of all and the members without adapters.
         """
         device = next(self.peft_model.parameters()).device
         chosen = list(micro_batches(pairs, size=self.micro_batch))
         batches = [pad_rows([pairs[i] for i in rows], device=device) for rows in chosen]
-        scores = torch.zeros(self.members, len(pairs))
-        parts = torch.zeros(len(pairs), max(len(response) for _, response in pairs))
-        plain: list[Tensor | None] = [None] * len(batches)
-        for name in dict.fromkeys((None, *self.names)):
+        use_adapter(self.peft_model, None, trainable=False)
+        bare = [features(self.peft_model, batch) for batch in batches]
+        out = torch.zeros(self.members, len(pairs))
+        for name in dict.fromkeys(self.names):
             use_adapter(self.peft_model, name, trainable=False)
-            heads = [(k, head) for k, head in enumerate(self.heads) if self.names[k] == name]
-            for i, (rows, batch) in enumerate(zip(chosen, batches, strict=True)):
-                found = Reading(*(x.cpu() for x in read(self.peft_model, batch, plain=plain[i])))
-                if name is None:
-                    plain[i] = found.features[:, -PLAIN:].to(device)
-                for k, head in heads:
-                    scores[k, rows] = head(found.features)
-                    parts[rows, : found.states.shape[1]] += head.parts(found) / self.members
-        return scores, parts
+            for rows, batch, base in zip(chosen, batches, bare, strict=True):
+                found = base if name is None else features(self.peft_model, batch, plain=base[:, -PLAIN:])
+                for k, head in enumerate(self.heads):
+                    if self.names[k] == name:
+                        out[k, rows] = head(found.cpu())
+        return out
 
     def score(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
         """What people would think of each response. Leaves another adapter active than it found."""
         if not prompt_ids:
-            return Scores(torch.zeros(0), torch.zeros(0), torch.zeros(0, 0))
-        raw, parts = self.raw(list(zip(prompt_ids, response_ids, strict=True)))
-        scores = (raw - self.shift) * self.scale
-        return Scores(scores.mean(dim=0), scores.std(dim=0, unbiased=False), parts * self.scale)
+            return Scores(torch.zeros(0), torch.zeros(0))
+        scores = (self.raw(list(zip(prompt_ids, response_ids, strict=True))) - self.shift) * self.scale
+        return Scores(scores.mean(dim=0), scores.std(dim=0, unbiased=False))
 
     def normalised(self, base_replies: Sequence[Pair]) -> RewardModel:
         """The same model, moved and scaled so that the ensemble's mean over these has mean 0 and sd 1."""
-        scores = self.raw(base_replies)[0].mean(dim=0)
+        scores = self.raw(base_replies).mean(dim=0)
         spread = float(scores.std(unbiased=False))
         return replace(self, shift=float(scores.mean()), scale=1.0 / max(spread, 1e-6))
 

@@ -76,6 +76,12 @@ def gather_rows(hidden: Tensor, where: Tensor) -> Tensor:
     return hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
+def mean_over(hidden: Tensor, is_response: Tensor) -> Tensor:
+    """Mean of (B, R, H) over the response's tokens, float32: (B, H); zero for an empty response."""
+    count = is_response.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(is_response[..., None], hidden.float(), 0.0).sum(dim=1) / count
+
+
 def token_logprobs(model: Any, rows: Rows, *, temperature: float = 1.0) -> Tensor:
     """Log probability in nats of each response token under the active adapter: (B, R), 0 outside the response."""
     hidden = hidden_states(model, rows.token_ids, rows.positions)

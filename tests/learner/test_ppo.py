@@ -16,7 +16,6 @@ from learner.ppo import (
     policy_loss,
     sequence_k1,
     sequence_kl,
-    spread_by_part,
     value_loss,
 )
 
@@ -40,20 +39,6 @@ def test_an_empty_response_is_paid_nothing() -> None:
     nothing = torch.zeros(1, 2, dtype=torch.bool)
     rewards = kl_rewards(noise(1, 2), noise(1, 2, seed=1), torch.tensor([5.0]), nothing, kl_coef=1.0)
     assert rewards.tolist() == [[0.0, 0.0]]
-
-
-def test_reward_moves_to_the_tokens_that_earn_it_and_none_is_made() -> None:
-    parts = torch.tensor([[4.0, 1.0, 1.0], [3.0, 1.0, 99.0]])
-    # The mean over the five tokens is 2: (2, -1, -1) sums to 0, (1, -1) too.
-    torch.testing.assert_close(
-        spread_by_part(parts, MASK), torch.tensor([[2.0, -1.0, -1.0], [1.0, -1.0, 0.0]])
-    )
-    moved = spread_by_part(noise(2, 3), MASK)
-    torch.testing.assert_close(moved.sum(dim=1), torch.zeros(2), atol=1e-6, rtol=0)
-    assert float(moved[1, 2]) == 0
-    rewards, values = noise(2, 3, seed=1) * MASK, noise(2, 3, seed=2)
-    plain = gae(rewards, values, MASK, gamma=1.0, lam=1.0)[1][:, 0]
-    torch.testing.assert_close(gae(rewards + moved, values, MASK, gamma=1.0, lam=1.0)[1][:, 0], plain)
 
 
 def test_gae_by_hand() -> None:

@@ -6,6 +6,7 @@ import torch
 from server.modeling import (
     Base,
     Pair,
+    mean_over,
     micro_batches,
     pad_rows,
     sequence_logprobs,
@@ -79,6 +80,12 @@ def test_gradients_reach_the_trainable_adapter() -> None:
     chosen = use_adapter(model, "policy", trainable=True)
     torch.cat(sequence_logprobs(model, [((1, 2), (3, 4))])).sum().backward()
     assert any(float(p.grad.abs().sum()) > 0 for p in chosen if p.grad is not None)
+
+
+def test_the_mean_by_hand_ignores_what_is_no_response() -> None:
+    hidden = torch.tensor([[[1.0], [3.0], [999.0]], [[5.0], [999.0], [999.0]], [[7.0], [7.0], [7.0]]])
+    mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
+    assert mean_over(hidden, mask).tolist() == [[2.0], [5.0], [0.0]]
 
 
 def test_rows_point_at_the_tokens_and_at_the_states_before_them() -> None:
