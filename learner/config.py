@@ -117,7 +117,7 @@ class PpoConfig(_Group):
     normal over the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.05 would allow 200."""
     kl_target: float | None = 2.5
     """KL per response that the controller steers to; None keeps `kl_coef` fixed. Best-of-n lies log n - (n - 1) / n
-    nats away: 1.8 for 16, 2.5 for 32. Past some distance people like it less, while the reward model scores it higher."""
+    nats away: 1.8 for 16, 2.5 for 32. Farther out people come to like it less, and the reward model more."""
     kl_horizon: int = 3
     """Controller's horizon in rollout batches: tastes differ in how cheaply they are met, and a cycle is short."""
     kl_stop: float = 2.5
