@@ -26,7 +26,7 @@ from torch import Tensor
 
 from learner.behaviour import Behaviour
 from learner.config import GateConfig, RewardConfig
-from learner.likelihood import FIRST, TIE, LinearFit, Votes, VoteTable, fit_linear
+from learner.likelihood import FIRST, SECOND, TIE, LinearFit, Votes, VoteTable, fit_linear
 
 INTERCEPT_SD = RewardConfig().intercept_sd
 """The judge thinks of its people's leniency as the reward model does of its own."""
@@ -36,7 +36,7 @@ class Signal(NamedTuple):
     """What votes of left-out users say of a fit to the others."""
 
     z: float
-    """Agreement in standard errors: 0 under coin flips."""
+    """Agreement in standard deviations of what coin flips give, whose mean is 0."""
     picks: int
     """Decided picks that were predicted."""
     accuracy: float
@@ -44,6 +44,8 @@ class Signal(NamedTuple):
     """Of decided picks, in nats; ln 2 = 0.693 says nothing."""
     ece: float
     """Expected calibration error over 5 bins; reported, since few picks make it large by chance."""
+    spread: float = 1.0
+    """What coin flips spread by, in plain standard errors; z is already divided by it where it exceeds 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,47 +105,95 @@ class Verdict:
 def signal(
     features: Tensor, table: VoteTable, config: GateConfig, *, seed: int, scale: Tensor | None = None
 ) -> Signal:
-    """Fit to all folds of users but one, predict the picks of that one; all users, both roles.
+    """Fit to all folds of users but one, predict the votes of that one; all users, both roles.
 
-    `features` (N, F) and `scale` (F,) as `likelihood.fit_linear` takes them.
+    `features` (N, F) and `scale` (F,) as `likelihood.fit_linear` takes them. z is counted in what the same votes give
+    with their outcomes tossed: folds share most of their votes, so that it is wider than one standard error, and how
+    much wider depends on the votes and on the prior.
     """
     votes, users = table.votes, len(table.users)
-    order = torch.randperm(users, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
     fold_of = torch.empty(users, dtype=torch.long)
     folds = max(2, min(config.folds, users))
-    fold_of[order] = torch.arange(users) % folds
-    gap = torch.zeros(len(votes.first))
-    for fold in range(folds if users > 1 else 0):
-        fit = fit_linear(
-            features,
-            votes.weighted((fold_of != fold).float()),
-            users=users,
-            l2=config.judge_l2,
-            intercept_sd=INTERCEPT_SD,
-            scale=scale,
-        )
-        here = fold_of[votes.pair_user] == fold
-        scores = fit.score(features)
-        gap[here] = (scores[votes.first] - scores[votes.second])[here]
-    return _signal_of(gap, votes)
+    fold_of[torch.randperm(users, generator=generator)] = torch.arange(users) % folds
+
+    def found(votes: Votes) -> Signal:
+        gap, liking = torch.zeros(len(votes.first)), torch.zeros(len(votes.example))
+        for fold in range(folds if users > 1 else 0):
+            fit = fit_linear(
+                features,
+                votes.weighted((fold_of != fold).float()),
+                users=users,
+                l2=config.judge_l2,
+                intercept_sd=INTERCEPT_SD,
+                scale=scale,
+            )
+            scores = fit.score(features)
+            here = fold_of[votes.pair_user] == fold
+            gap[here] = (scores[votes.first] - scores[votes.second])[here]
+            here = fold_of[votes.thumb_user] == fold
+            liking[here] = scores[votes.example][here]
+        return _signal_of(gap, liking, votes)
+
+    real = found(votes)
+    if not real.z:
+        return real
+    tossed = [found(_tossed(votes, generator)).z for _ in range(config.signal_tosses)]
+    spread = math.sqrt(sum(z * z for z in tossed) / max(1, len(tossed)))
+    return real._replace(z=real.z / max(1.0, spread), spread=spread)
 
 
-def _signal_of(gap: Tensor, votes: Votes) -> Signal:
-    """z = Σ y·t / sqrt(Σ t²) with t = tanh(D / sd D): a sure prediction counts more, none without bound."""
+def _tossed(votes: Votes, generator: torch.Generator) -> Votes:
+    """The same votes if nobody had meant them: a coin for each decided pick, each user's own thumbs dealt out anew."""
+    coin = torch.rand(len(votes.outcome), generator=generator) < 0.5
+    turned = torch.where(votes.outcome == FIRST, SECOND, FIRST)
+    up = votes.up.clone()
+    for user in votes.thumb_user.unique():
+        mine = (votes.thumb_user == user).nonzero()[:, 0]
+        up[mine] = votes.up[mine[torch.randperm(len(mine), generator=generator)]]
+    return votes._replace(outcome=torch.where((votes.outcome != TIE) & coin, turned, votes.outcome), up=up)
+
+
+def _signal_of(gap: Tensor, liking: Tensor, votes: Votes) -> Signal:
+    """z = Σ y·t / sqrt(Σ (y·t)²), t = tanh(x / sd x): a sure prediction counts more, none without bound.
+
+    `gap`: (K,) predicted for picks, y their sign. `liking`: (M,) predicted for thumbs; there both x and y are what
+    stands out from the user's own mean, since people differ in how easily they are pleased.
+    """
     decided = (votes.outcome != TIE) & (votes.pair_weight > 0)
     gap, sign = gap[decided], torch.where(votes.outcome[decided] == FIRST, 1.0, -1.0)
-    if len(gap) < 2 or float(gap.std()) < 1e-9:
-        return Signal(0.0, len(gap), 0.5, math.log(2), 0.0)
-    sure = torch.tanh(gap / gap.std())
-    z = float((sign * sure).sum() / torch.sqrt((sure**2).sum()))
-    log_likelihood = torch.nn.functional.logsigmoid(sign * gap)
+    rated = votes.thumb_weight > 0
+    user = votes.thumb_user[rated]
+    terms = torch.cat(
+        [
+            sign * _bounded(gap),
+            2 * _beside_own_mean(votes.up[rated], user) * _bounded(_beside_own_mean(liking[rated], user)),
+        ]
+    )
+    z = float(terms.sum() / torch.sqrt((terms**2).sum()).clamp(min=1e-9))
+    if len(gap) < 2:
+        return Signal(z, len(gap), 0.5, math.log(2), 0.0)
     return Signal(
         z,
         len(gap),
         float((sign * gap > 0).float().mean()),
-        float(-log_likelihood.mean()),
+        float(-torch.nn.functional.logsigmoid(sign * gap).mean()),
         expected_calibration_error(torch.sigmoid(gap), sign > 0),
     )
+
+
+def _bounded(x: Tensor) -> Tensor:
+    """tanh of `x` in its own deviations; all 0 where it hardly varies."""
+    spread = float(x.std(unbiased=False)) if len(x) else 0.0
+    return torch.tanh(x / spread) if spread > 1e-9 else torch.zeros_like(x)
+
+
+def _beside_own_mean(x: Tensor, user: Tensor) -> Tensor:
+    """(M,) less the mean of the same user's."""
+    if not len(x):
+        return x
+    total, count = torch.bincount(user, weights=x.double()), torch.bincount(user).clamp(min=1)
+    return x - (total / count)[user].float()
 
 
 def expected_calibration_error(predicted: Tensor, happened: Tensor, *, bins: int = 5) -> float:

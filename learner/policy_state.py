@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from learner.config import PpoConfig
+from learner.critic import Critic
 from learner.ppo import KlController
-from learner.rollout import POLICY, VALUE, ValueHead
+from learner.rollout import POLICY
 from server.modeling import Base, save_adapter, use_adapter
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,8 @@ class PolicyState:
     """What moves during a run; all of it is in the state file."""
 
     policy: list[torch.nn.Parameter]
-    value: list[torch.nn.Parameter]
-    head: ValueHead
-    policy_optimiser: torch.optim.AdamW
-    value_optimiser: torch.optim.AdamW
+    optimiser: torch.optim.AdamW
+    critic: Critic
     controller: KlController
     step: int = 0
     skipped: int = 0
@@ -62,19 +61,11 @@ def learning_rate(config: PpoConfig, parameters: int) -> float:
 
 def fresh_state(base: Base, peft_model: Any, config: PpoConfig) -> PolicyState:
     policy = use_adapter(peft_model, POLICY, trainable=True)
-    value = use_adapter(peft_model, VALUE, trainable=True)
-    hidden = base.model.config.get_text_config().hidden_size
-    head = ValueHead(hidden).to(base.device)
     rate = learning_rate(config, sum(p.numel() for p in base.model.parameters()))
-    # A zeroed head lets nothing through to its adapter, and must move first: it gets the faster rate.
     return PolicyState(
         policy,
-        value,
-        head,
         torch.optim.AdamW(policy, lr=rate, eps=1e-5, weight_decay=0.0),
-        torch.optim.AdamW(
-            [*value, *head.parameters()], lr=rate * config.value_lr_factor, eps=1e-5, weight_decay=0.0
-        ),
+        Critic(config.critic_forget, config.critic_ridge),
         KlController(
             config.kl_coef, config.kl_coef, config.kl_target, float(config.kl_horizon * config.rollouts)
         ),
@@ -95,10 +86,8 @@ def checkpoint(state: PolicyState, peft_model: Any, workdir: Path, *, base_id: s
     torch.save(
         {
             "policy": [p.detach().cpu() for p in state.policy],
-            "value": [p.detach().cpu() for p in state.value],
-            "head": state.head.state_dict(),
-            "policy_optimiser": state.policy_optimiser.state_dict(),
-            "value_optimiser": state.value_optimiser.state_dict(),
+            "optimiser": state.optimiser.state_dict(),
+            "critic": (state.critic.moments, state.critic.cross),
             "controller": asdict(state.controller),
             "step": state.step,
             "skipped": state.skipped,
@@ -126,12 +115,10 @@ def resume(state: PolicyState, workdir: Path) -> None:
         return
     saved = torch.load(path, map_location="cpu", weights_only=True)
     with torch.no_grad():
-        for mine, its in ((state.policy, saved["policy"]), (state.value, saved["value"])):
-            for parameter, value in zip(mine, its, strict=True):
-                parameter.copy_(value)
-    state.head.load_state_dict(saved["head"])
-    state.policy_optimiser.load_state_dict(saved["policy_optimiser"])
-    state.value_optimiser.load_state_dict(saved["value_optimiser"])
+        for parameter, value in zip(state.policy, saved["policy"], strict=True):
+            parameter.copy_(value)
+    state.optimiser.load_state_dict(saved["optimiser"])
+    state.critic.moments, state.critic.cross = saved["critic"]
     state.controller = KlController(**saved["controller"])
     state.step, state.skipped, state.stopped = saved["step"], saved["skipped"], saved["stopped"]
     state.history = saved["history"]

@@ -1,6 +1,6 @@
-"""One rollout's worth of learning: minibatches through the value and the policy adapter, and what to count of it.
+"""One rollout's worth of learning: minibatches through the policy adapter, and what to count of it.
 
-Takes a rollout with its advantages and returns, moves the parameters in `PolicyState`. Losses come from `ppo`; what
+Takes a rollout with its advantages, moves the parameters in `PolicyState`. Losses come from `ppo`; what
 to pay and when to stop is `train_policy`'s business.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from learner import ppo
 from learner.config import PpoConfig
 from learner.policy_state import PolicyState
-from learner.rollout import POLICY, VALUE, Rollout, token_values
+from learner.rollout import POLICY, Rollout
 from server.errors import HoneError
-from server.modeling import Base, pad_rows, token_logprobs, use_adapter
+from server.modeling import Base, micro_batches, pad_rows, token_logprobs, use_adapter
 
 DRIFT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Root mean square of log(π / π_old) allowed before the first update: sampler and trainer are the same policy."""
@@ -38,58 +38,21 @@ def mix(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 2
 
 
-def _minibatches(
-    rollout: Rollout, config: PpoConfig, *, seed: int, step: int, salt: int
-) -> list[list[list[int]]]:
-    """Passes x minibatches of rows, drawn anew for each pass; empty responses teach nothing and are left out."""
-    rng = random.Random(mix(seed, step, salt))
+def _minibatches(rollout: Rollout, config: PpoConfig, *, seed: int, step: int) -> list[list[int]]:
+    """Rows of each minibatch, drawn anew for each pass; empty responses teach nothing and are left out."""
+    rng = random.Random(mix(seed, step, 2))
     rows = [i for i, r in enumerate(rollout.replies.responses) if r]
-    passes = []
+    found = []
     for _ in range(config.epochs):
         rng.shuffle(rows)
-        parts = [sorted(rows[i :: config.minibatches]) for i in range(config.minibatches)]
-        passes.append([part for part in parts if part])
-    return passes
+        found += [sorted(rows[i :: config.minibatches]) for i in range(config.minibatches)]
+    return [part for part in found if part]
 
 
 def _micro(rollout: Rollout, rows: Sequence[int], size: int) -> list[list[int]]:
     """A minibatch in forwards of like length."""
     pairs = rollout.replies.pairs
-    order = sorted(rows, key=lambda i: (len(pairs[i][0]) + len(pairs[i][1]), i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def update_value(
-    peft_model: Any, state: PolicyState, rollout: Rollout, returns: Tensor, config: PpoConfig, *, seed: int
-) -> dict[str, float]:
-    """Fit the critic to the returns; returns its loss and how much it was clipped."""
-    device = next(peft_model.parameters()).device
-    use_adapter(peft_model, VALUE, trainable=True)
-    losses, clipped, tokens_seen = [], 0.0, 0.0
-    for part in _minibatches(rollout, config, seed=seed, step=state.step, salt=1):
-        for rows in part:
-            tokens = float(rollout.is_response[rows].sum())
-            state.value_optimiser.zero_grad()
-            total = 0.0
-            for some in _micro(rollout, rows, config.micro_batch):
-                batch = pad_rows([rollout.replies.pairs[i] for i in some], device=device)
-                width = batch.is_response.shape[1]
-                out = ppo.value_loss(
-                    token_values(peft_model, state.head, batch),
-                    rollout.values[some, :width].to(device),
-                    returns[some, :width].to(device),
-                    batch.is_response,
-                    clip=config.value_clip,
-                    denominator=tokens,
-                )
-                out.loss.backward()
-                total += float(out.loss.detach())
-                clipped += float(out.clipped)
-            torch.nn.utils.clip_grad_norm_([*state.value, *state.head.parameters()], config.grad_norm)
-            state.value_optimiser.step()
-            losses.append(total)
-            tokens_seen += tokens
-    return {"value_loss": sum(losses) / len(losses), "value_clip_frac": clipped / max(tokens_seen, 1.0)}
+    return [[rows[i] for i in group] for group in micro_batches([pairs[i] for i in rows], size=size)]
 
 
 class _Tally(NamedTuple):
@@ -141,7 +104,7 @@ def update_policy(
     """
     use_adapter(peft_model, POLICY, trainable=True)
     tally = _Tally()
-    parts = [p for one in _minibatches(rollout, config, seed=seed, step=state.step, salt=2) for p in one]
+    parts = _minibatches(rollout, config, seed=seed, step=state.step)
     for number, rows in enumerate(parts):
         found = _policy_gradient(peft_model, state, rollout, advantages, rows, config)
         if number == 0:
@@ -150,7 +113,7 @@ def update_policy(
             _skip(state, len(parts))
             continue
         torch.nn.utils.clip_grad_norm_(state.policy, config.grad_norm)
-        state.policy_optimiser.step()
+        state.optimiser.step()
         tally = tally.plus(found)
         if found.drift > config.inner_stop:
             break
@@ -168,7 +131,7 @@ def _policy_gradient(
     """The gradient of one minibatch, added up over forwards of like length."""
     device = next(peft_model.parameters()).device
     tokens = float(rollout.is_response[rows].sum())
-    state.policy_optimiser.zero_grad()
+    state.optimiser.zero_grad()
     tally = _Tally(tokens=tokens, updates=1.0)
     for some in _micro(rollout, rows, config.micro_batch):
         batch = pad_rows([rollout.replies.pairs[i] for i in some], device=device)

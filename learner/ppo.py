@@ -37,13 +37,6 @@ class PolicyLoss(NamedTuple):
     """Scalar, sum of squared ratios."""
 
 
-class ValueLoss(NamedTuple):
-    loss: Tensor
-    """Scalar: sum over response tokens / `denominator`."""
-    clipped: Tensor
-    """Scalar, tokens whose value move was clipped."""
-
-
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the True positions; 0 where there are none."""
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
@@ -62,10 +55,8 @@ def kl_rewards(
     return rewards.scatter_add(1, last.clamp(min=0), torch.where(has_any, scores[:, None], 0.0))
 
 
-def gae(
-    rewards: Tensor, values: Tensor, is_response: Tensor, *, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, both 0 outside the response. A response ends its episode: nothing is bootstrapped."""
+def gae(rewards: Tensor, values: Tensor, is_response: Tensor, *, gamma: float, lam: float) -> Tensor:
+    """Advantages, 0 outside the response. A response ends its episode: nothing is bootstrapped."""
     advantages = torch.zeros_like(rewards)
     next_value = torch.zeros_like(rewards[:, 0])
     carried = torch.zeros_like(rewards[:, 0])
@@ -75,8 +66,12 @@ def gae(
         carried = torch.where(here, delta + gamma * lam * carried, carried)
         next_value = torch.where(here, values[:, t], next_value)
         advantages[:, t] = torch.where(here, carried, 0.0)
-    returns = torch.where(is_response, advantages + values, 0.0)
-    return advantages, returns
+    return advantages
+
+
+def returns(rewards: Tensor, is_response: Tensor, *, gamma: float) -> Tensor:
+    """What was still to come from each token on: what the critic is to foresee."""
+    return gae(rewards, torch.zeros_like(rewards), is_response, gamma=gamma, lam=1.0)
 
 
 def lambda_for(length: float, *, lam: float) -> float:
@@ -131,22 +126,6 @@ def policy_loss(
             (kept**2).sum(),
         )
     return PolicyLoss(torch.where(is_response, per_token, 0.0).sum() / denominator, *statistics)
-
-
-def value_loss(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    is_response: Tensor,
-    *,
-    clip: float,
-    denominator: float,
-) -> ValueLoss:
-    """Half squared error, the worse of the plain estimate and the one moved at most `clip` since the rollout."""
-    near = old_values + (values - old_values).clamp(-clip, clip)
-    plain, bounded = (values - returns) ** 2, (near - returns) ** 2
-    loss = 0.5 * torch.where(is_response, torch.maximum(plain, bounded), 0.0).sum() / denominator
-    return ValueLoss(loss, (is_response & (bounded > plain)).sum().float())
 
 
 def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Rollouts: replies of the present policy with all that PPO needs to know of them, from one base and its adapters.
 
-prompts -> generate under the policy -> reference (adapter off) -> value -> score, each a forward of the same base
+prompts -> generate under the policy -> reference (adapter off) -> score -> value, on the one base
 
 Owns how tokens become padded tensors of log probabilities and values. Knows nothing of optimisers and of votes.
 Temperature divides the logits of policy and reference alike, so that their gap is the gap of what was sampled from.
@@ -12,27 +12,27 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from learner.config import PpoConfig
+from learner.critic import Critic, critic_features
 from server.decoding import Decoder, DecodeRequest, FinishReason, Sampling, generate_offline
 from server.modeling import (
     Base,
     Ids,
     Pair,
-    Rows,
     gather_rows,
     hidden_states,
+    logprobs_of_states,
     micro_batches,
     pad_rows,
     sequence_logprobs,
-    token_logprobs,
     use_adapter,
 )
-from server.scoring import RewardModel
+from server.scoring import RewardModel, Scores
 
-POLICY, VALUE = "policy", "value"
-"""Names of the two trained adapters beside the base."""
+POLICY = "policy"
+"""Name of the adapter that is trained beside the base."""
 SLOTS = 64
 """Replies that are generated at once."""
 
@@ -62,6 +62,8 @@ class Rollout(NamedTuple):
     """(B, R) of the policy that drew them."""
     ref_logprobs: Tensor
     """(B, R) of the bare base."""
+    features: Tensor
+    """(N, F) what the critic knows before each of the N response tokens, row after row."""
     values: Tensor
     """(B, R) the critic's estimate before each token."""
     scores: Tensor
@@ -70,21 +72,6 @@ class Rollout(NamedTuple):
     """(B,) the reward model's mean."""
     disagreement: Tensor
     """(B,) standard deviation over the reward model's members."""
-
-
-class ValueHead(nn.Module):
-    """Scalar head of the critic: float32, zero at birth, so that it starts by promising nothing."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (...)"""
-        out: Tensor = self.linear(hidden.float())[..., 0]
-        return out
 
 
 def generate(
@@ -110,13 +97,6 @@ def generate(
     )
 
 
-def token_values(peft_model: Any, head: ValueHead, rows: Rows) -> Tensor:
-    """The critic's estimate before each response token, under the active (value) adapter: (B, R)."""
-    hidden = hidden_states(peft_model, rows.token_ids, rows.positions)
-    values: Tensor = head(gather_rows(hidden, rows.before))
-    return torch.where(rows.is_response, values, 0.0)
-
-
 def reply_logprobs(
     peft_model: Any, replies: Sequence[Pair], *, name: str | None, micro_batch: int
 ) -> list[list[float]]:
@@ -130,27 +110,43 @@ def reply_logprobs(
 def collect_rollout(
     base: Base,
     peft_model: Any,
-    value_head: ValueHead,
+    critic: Critic,
     reward: RewardModel,
     prompts: Sequence[Ids],
     *,
     seeds: Sequence[int],
     config: PpoConfig,
 ) -> Rollout:
-    """Answer the prompts and measure the answers. Leaves a reward adapter active."""
+    """Answer the prompts and measure the answers. Leaves another adapter active."""
     use_adapter(peft_model, POLICY, trainable=False)
     replies = generate(
         base, prompts, seeds=seeds, max_new_tokens=config.max_new_tokens, temperature=config.temperature
     )
     logprobs, is_response = padded(replies.logprobs)
     if config.temperature != 1.0:  # the sampler reports the raw policy; PPO needs what it drew from
-        logprobs = forward_all(peft_model, replies.pairs, POLICY, config, head=None)
-    ref_logprobs = forward_all(peft_model, replies.pairs, None, config, head=None)
-    values = forward_all(peft_model, replies.pairs, VALUE, config, head=value_head)
-    scored = reward.score(replies.prompts, replies.responses)
+        logprobs, _ = forward_all(peft_model, replies.pairs, POLICY, config)
+    ref_logprobs, states = forward_all(peft_model, replies.pairs, None, config)
+    scored = reward.score_prefixes(replies.prompts, replies.responses)
+    worth = _pay(scored, config)
+    features = critic_features(states, worth[:, :-1], ref_logprobs, is_response)
+    values = torch.zeros_like(ref_logprobs).masked_scatter(is_response, critic.values(features))
+    return Rollout(
+        replies,
+        is_response,
+        logprobs,
+        ref_logprobs,
+        features,
+        values,
+        scores=worth[:, -1] - penalties(replies, config),
+        raw_scores=scored.mean[:, -1],
+        disagreement=scored.std[:, -1],
+    )
+
+
+def _pay(scored: Scores, config: PpoConfig) -> Tensor:
+    """The pessimistic score within its smooth bound."""
     pessimistic = scored.mean - config.kappa * scored.std
-    scores = config.score_clip * torch.tanh(pessimistic / config.score_clip) - penalties(replies, config)
-    return Rollout(replies, is_response, logprobs, ref_logprobs, values, scores, scored.mean, scored.std)
+    return config.score_clip * torch.tanh(pessimistic / config.score_clip)
 
 
 def penalties(replies: Replies, config: PpoConfig) -> Tensor:
@@ -164,22 +160,22 @@ def penalties(replies: Replies, config: PpoConfig) -> Tensor:
 
 @torch.no_grad()
 def forward_all(
-    peft_model: Any, pairs: Sequence[Pair], name: str | None, config: PpoConfig, *, head: ValueHead | None
-) -> Tensor:
-    """Values (with a head) or log probabilities of every reply under adapter `name`: (B, R)."""
+    peft_model: Any, pairs: Sequence[Pair], name: str | None, config: PpoConfig
+) -> tuple[Tensor, Tensor]:
+    """Under adapter `name`: log probabilities of every reply (B, R), and of its N tokens, row after row, the last
+    hidden state before each (N, H)."""
     use_adapter(peft_model, name, trainable=False)
     device = next(peft_model.parameters()).device
-    width = max(1, max(len(r) for _, r in pairs))
-    out = torch.zeros(len(pairs), width)
+    out = torch.zeros(len(pairs), max(1, max(len(r) for _, r in pairs)))
+    states: list[Tensor] = [torch.empty(0)] * len(pairs)
     for chosen in micro_batches(pairs, size=config.micro_batch):
         rows = pad_rows([pairs[i] for i in chosen], device=device)
-        found = (
-            token_logprobs(peft_model, rows, temperature=config.temperature)
-            if head is None
-            else token_values(peft_model, head, rows)
-        )
+        hidden = hidden_states(peft_model, rows.token_ids, rows.positions)
+        found = logprobs_of_states(peft_model, hidden, rows, temperature=config.temperature)
         out[chosen, : found.shape[1]] = found.cpu()
-    return out
+        for i, its in zip(chosen, gather_rows(hidden, rows.before).float().cpu(), strict=True):
+            states[i] = its[: len(pairs[i][1])].clone()
+    return out, torch.cat(states)
 
 
 def padded(lists: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

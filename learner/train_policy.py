@@ -1,7 +1,7 @@
 """PPO as a story: roll out, pay, compare with what was expected, move a little, check that it was little.
 
-Trains two adapters beside the frozen base, `policy` and `value`, and leaves a PEFT folder every few steps, each a
-candidate for the judge. Everything random comes from (seed, step), so a run that was killed goes on from its last
+Trains one adapter beside the frozen base, `policy`, and leaves a PEFT folder every few steps, each a candidate for
+the judge. Everything random comes from (seed, step), so a run that was killed goes on from its last
 state file and ends with the same bytes as an unbroken one (on one thread). Knows nothing of votes, of the record
 or of the gate.
 """
@@ -24,8 +24,8 @@ from learner import ppo
 from learner.config import PpoConfig
 from learner.dataset import PromptRow
 from learner.policy_state import Candidate, PolicyState, candidates, checkpoint, fresh_state, resume
-from learner.policy_update import TrainingFailed, mix, update_policy, update_value
-from learner.rollout import POLICY, VALUE, Rollout, collect_rollout
+from learner.policy_update import TrainingFailed, mix, update_policy
+from learner.rollout import POLICY, Rollout, collect_rollout
 from server.modeling import Base, load_adapter, new_adapter
 from server.scoring import RewardModel
 
@@ -61,23 +61,24 @@ def train_policy(
     if not usable:
         raise TrainingFailed("there is no prompt short enough to train on")
     workdir.mkdir(parents=True, exist_ok=True)
-    peft_model = _with_adapters(base, reward, champion, config, seed=seed)
+    peft_model = _with_policy(reward, champion, config, seed=seed)
     frozen = _fingerprint(peft_model)
     state = fresh_state(base, peft_model, config)
     resume(state, workdir)
     while state.step < config.steps and not state.stopped:
         if check:
             check()
-        # 1. Roll out: replies, reference, values, scores.
+        # 1. Roll out: replies, reference, scores, values.
         chosen = _draw_prompts(usable, config.rollouts, seed=seed, step=state.step)
         seeds = [mix(seed, state.step, i) for i in range(len(chosen))]
         rollout = collect_rollout(
-            base, peft_model, state.head, reward, [p.token_ids for p in chosen], seeds=seeds, config=config
+            base, peft_model, state.critic, reward, [p.token_ids for p in chosen], seeds=seeds, config=config
         )
         # 2. Pay, and compare with what the critic expected.
         advantages, returns = _advantages(rollout, state.controller.coef, config)
-        # 3. Move: the critic always, the policy once the critic has warmed up.
-        numbers = update_value(peft_model, state, rollout, returns, config, seed=seed)
+        # 3. Move: the critic always, the policy once the critic has seen something.
+        state.critic.learn(rollout.features, returns[rollout.is_response])
+        numbers: dict[str, float] = {}
         if state.step >= config.warmup_steps:
             numbers |= update_policy(base, peft_model, state, rollout, advantages, config, seed=seed)
         # 4. Look at what happened, steer the KL price, stop if it ran away.
@@ -100,47 +101,18 @@ def train_policy(
 # --- setting up -----------------------------------------------------------------------------------------------
 
 
-def _with_adapters(
-    base: Base, reward: RewardModel, champion: Path | None, config: PpoConfig, *, seed: int
-) -> Any:
-    """Add `policy` (the champion's, or one that changes nothing yet) and `value` (begun as the reward model's)."""
-    peft_model = reward.peft_model
+def _with_policy(reward: RewardModel, champion: Path | None, config: PpoConfig, *, seed: int) -> Any:
+    """Add `policy`: the champion's adapter, or one that changes nothing yet."""
     if champion is None:
-        peft_model = new_adapter(peft_model, POLICY, rank=config.rank, alpha=config.alpha, seed=seed)
-    else:
-        peft_model = load_adapter(peft_model, POLICY, champion)
-    peft_model = new_adapter(peft_model, VALUE, rank=config.rank, alpha=config.alpha, seed=seed + 1)
-    source = next((name for name in reward.names if name is not None), None)
-    if source is not None:
-        _copy_adapter(peft_model, source, VALUE)
-    return peft_model
-
-
-@torch.no_grad()
-def _copy_adapter(peft_model: Any, source: str, target: str) -> None:
-    """Let `target`, of at least the same rank, compute what `source` does; ranks beyond it start at zero."""
-    configs = peft_model.peft_config
-    rank = configs[source].r
-    if rank > configs[target].r:
-        return
-    factor = (configs[source].lora_alpha / rank) / (configs[target].lora_alpha / configs[target].r)
-    parameters = dict(peft_model.named_parameters())
-    for name, parameter in parameters.items():
-        if f".{source}." not in name:
-            continue
-        copy = parameters[name.replace(f".{source}.", f".{target}.")]
-        if ".lora_A." in name:
-            copy[:rank] = parameter
-        else:
-            copy.zero_()
-            copy[:, :rank] = parameter * factor
+        return new_adapter(reward.peft_model, POLICY, rank=config.rank, alpha=config.alpha, seed=seed)
+    return load_adapter(reward.peft_model, POLICY, champion)
 
 
 def _fingerprint(peft_model: Any) -> str:
-    """sha256 over every adapter but the two that are trained."""
+    """sha256 over every adapter but the one that is trained."""
     digest = hashlib.sha256()
     for name, parameter in sorted(peft_model.named_parameters(), key=lambda item: item[0]):
-        if ".lora_" in name and f".{POLICY}." not in name and f".{VALUE}." not in name:
+        if ".lora_" in name and f".{POLICY}." not in name:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -168,8 +140,8 @@ def _advantages(rollout: Rollout, kl_coef: float, config: PpoConfig) -> tuple[Te
     mask = rollout.is_response
     rewards = ppo.kl_rewards(rollout.logprobs, rollout.ref_logprobs, rollout.scores, mask, kl_coef=kl_coef)
     lam = ppo.lambda_for(float(mask.sum() / len(mask)), lam=config.lam)
-    advantages, returns = ppo.gae(rewards, rollout.values, mask, gamma=config.gamma, lam=lam)
-    return ppo.normalize(advantages, mask, center=True), returns
+    advantages = ppo.gae(rewards, rollout.values, mask, gamma=config.gamma, lam=lam)
+    return ppo.normalize(advantages, mask, center=True), ppo.returns(rewards, mask, gamma=config.gamma)
 
 
 def _statistics(rollout: Rollout, returns: Tensor, state: PolicyState, config: PpoConfig) -> dict[str, float]:

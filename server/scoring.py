@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from server.errors import AdapterRejected
 from server.modeling import (
@@ -57,21 +58,19 @@ def features(peft_model: Any, rows: Rows, *, plain: Tensor | None = None) -> Ten
     means = [mean_over(gather_rows(state, rows.at), rows.is_response) for state in states]
     count = rows.is_response.sum(dim=1, keepdim=True)
     if plain is None:
-        plain = _plain_features(peft_model, states[-1], rows)
+        plain = _plain_prefixes(logprobs_of_states(peft_model, states[-1], rows), rows)[:, -1]
     return torch.cat([*means, *(mean * count for mean in means), plain], dim=1)
 
 
-def _plain_features(model: Any, hidden: Tensor, rows: Rows) -> Tensor:
-    """The response's log length, and the mean and the least log probability of its tokens: (B, PLAIN).
+def _plain_prefixes(logprobs: Tensor, rows: Rows) -> Tensor:
+    """Log length, and mean and least log probability under the bare base, of every beginning: (B, 1 + R, PLAIN).
 
     What the bare base itself would hardly have written, people often find wrong: off the subject, broken, a slip.
     These two numbers say so directly, and no linear map of mean states does.
     """
-    logprobs = logprobs_of_states(model, hidden, rows)
-    count = rows.is_response.sum(dim=1).float()
-    return torch.stack(
-        [torch.log1p(count), logprobs.sum(dim=1) / count.clamp(min=1), logprobs.amin(dim=1)], dim=1
-    )
+    count = rows.is_response.cumsum(dim=1).float()
+    running = [torch.log1p(count), logprobs.cumsum(dim=1) / count.clamp(min=1), logprobs.cummin(dim=1).values]
+    return functional.pad(torch.stack(running, dim=2), (0, 0, 1, 0))
 
 
 def feature_scale(count: int) -> Tensor:
@@ -105,6 +104,18 @@ class Head(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * self.scale) @ self.weights + self.bias
+
+    def of_prefixes(self, states: Tensor, is_response: Tensor, plain: Tensor) -> Tensor:
+        """The score of every beginning of each response: (B, 1 + R).
+
+        `states`: (B, R, S) of its tokens at all depths, side by side, 0 where `is_response` (B, R) is False. `plain`:
+        (B, 1 + R, PLAIN), of every beginning.
+        """
+        weights = self.weights * self.scale
+        of_mean, of_sum, of_plain = weights.split([states.shape[2], states.shape[2], PLAIN])
+        count = is_response.cumsum(dim=1).clamp(min=1)
+        running = (states @ of_mean).cumsum(dim=1) / count + (states @ of_sum).cumsum(dim=1)
+        return functional.pad(running, (1, 0)) + plain @ of_plain + self.bias - self.mean @ weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +163,36 @@ class RewardModel:
         if not prompt_ids:
             return Scores(torch.zeros(0), torch.zeros(0))
         scores = (self.raw(list(zip(prompt_ids, response_ids, strict=True))) - self.shift) * self.scale
+        return Scores(scores.mean(dim=0), scores.std(dim=0, unbiased=False))
+
+    @torch.no_grad()
+    def score_prefixes(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
+        """What people would think of each response if it ended after its first r tokens: (B, 1 + R) each.
+
+        Column 0 is the empty response; a row stays at the score of its whole response once it has ended. One pass
+        costs what `score` does, since features are running means and sums. Leaves another adapter active.
+        """
+        pairs = list(zip(prompt_ids, response_ids, strict=True))
+        width = max(1, *(len(r) for _, r in pairs)) if pairs else 1
+        device = next(self.peft_model.parameters()).device
+        out = torch.zeros(self.members, len(pairs), 1 + width)
+        for rows in micro_batches(pairs, size=self.micro_batch):
+            batch = pad_rows([pairs[i] for i in rows], device=device)
+            use_adapter(self.peft_model, None, trainable=False)
+            states = states_at(self.peft_model, batch.token_ids, batch.positions, DEPTHS)
+            plain = _plain_prefixes(logprobs_of_states(self.peft_model, states[-1], batch), batch)
+            for name in dict.fromkeys(self.names):
+                if name is not None:
+                    use_adapter(self.peft_model, name, trainable=False)
+                    states = states_at(self.peft_model, batch.token_ids, batch.positions, DEPTHS)
+                tokens = torch.cat([gather_rows(state, batch.at) for state in states], dim=2).float()
+                tokens = torch.where(batch.is_response[..., None], tokens, 0.0).cpu()
+                for k, head in enumerate(self.heads):
+                    if self.names[k] == name:
+                        found = head.of_prefixes(tokens, batch.is_response.cpu(), plain.cpu())
+                        out[k, rows] = found[:, -1:]
+                        out[k, rows, : found.shape[1]] = found
+        scores = (out - self.shift) * self.scale
         return Scores(scores.mean(dim=0), scores.std(dim=0, unbiased=False))
 
     def normalised(self, base_replies: Sequence[Pair]) -> RewardModel:

@@ -141,7 +141,7 @@ async def simulate(
 async def measure_scale(hone: Hone, taste: Taste, *, source: Source, segment: str, seed: int) -> Scale:
     """The taste's scale over replies that serve now; these turns are kept out of training."""
 
-    async def scores(number: int) -> list[float]:
+    async def scores(number: int) -> tuple[float, float] | None:
         for attempt in range(ATTEMPTS):
             messages = list(source.script(-1 - number, attempt).messages)
             answered = await ask_unless_too_long(
@@ -154,11 +154,12 @@ async def measure_scale(hone: Hone, taste: Taste, *, source: Source, segment: st
                 metadata={"hone_train": "false"},
             )
             if answered:
-                return [taste(messages, reply.text) for reply in answered.replies]
-        return []
+                liked = [taste(messages, reply.text) for reply in answered.replies]
+                return liked[0], liked[-1]  # one and the same where both came out equal
+        return None
 
     found = await in_parallel(scores, range(SCALE_PAIRS), width=hone.connections)
-    return standardise([score for pair in found for score in pair])
+    return standardise([pair for pair in found if pair])
 
 
 async def ask_unless_too_long(hone: Hone, messages: list[Message], **fields: Any) -> Answered | None:

@@ -20,13 +20,13 @@ __all__ = ["BUILT_IN", "Pick", "Rater", "Scale", "Taste", "Thumb", "load_taste",
 Pick = Literal["first", "second", "tie", "both_bad", "skip"]
 Thumb = Literal["up", "down"]
 
-SHARPNESS = 1.4
-"""Log-odds per standard deviation at noise 1: two users agree on about 70 % of the picks that both decide."""
+SHARPNESS = 1.5
+"""Log-odds per deviation at noise 1: two users agree on about 70 % of the picks that both decide."""
 CLICKERS, SKIPS, TIE_WIDTH, BAD = 0.05, 0.01, 0.25, -1.0
 
 
 class Scale(NamedTuple):
-    """Puts a taste of any scale on the one that raters expect: mean 0 and deviation 1 over the policy's replies."""
+    """Puts a taste of any scale on the one that raters expect: mean 0, deviation 1 between replies to one prompt."""
 
     mean: float
     deviation: float
@@ -35,16 +35,20 @@ class Scale(NamedTuple):
         return (score - self.mean) / self.deviation
 
 
-def standardise(scores: Sequence[float]) -> Scale:
-    """The scale of these scores; Invalid when they do not differ, for then there is nothing to prefer."""
-    deviation = statistics.pstdev(scores) if scores else 0.0
+def standardise(pairs: Sequence[tuple[float, float]]) -> Scale:
+    """The scale of a taste, from its scores of pairs of replies to the same prompt.
+
+    The deviation is that of replies to one prompt, since nobody chooses between replies to different ones: half the
+    mean square difference. Invalid when no pair differs, for then there is nothing to prefer.
+    """
+    deviation = math.sqrt(statistics.fmean((a - b) ** 2 for a, b in pairs) / 2) if pairs else 0.0
     if deviation < 1e-9:
         raise Invalid(
-            f"The taste gives the same score to all {len(scores)} replies: nothing can be learned from it.",
+            f"The taste gives both replies the same score in all {len(pairs)} pairs: nothing can be learned from it.",
             code="flat_taste",
             param="taste",
         )
-    return Scale(statistics.fmean(scores), deviation)
+    return Scale(statistics.fmean(score for pair in pairs for score in pair), deviation)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ HEAD_ELEMENTS = 1 << 25
 """Logits held at once: response tokens times vocabulary (128 MiB in float32)."""
 
 Ids = Sequence[int]
+STRETCH = 1.3
+"""Longest row over the shortest in one micro-batch."""
+
 Pair = tuple[Ids, Ids]
 """A prompt's ids and a response's."""
 
@@ -65,10 +68,20 @@ def pad_rows(pairs: Sequence[Pair], *, device: torch.device | str = "cpu") -> Ro
 
 
 def micro_batches(pairs: Sequence[Pair], *, size: int) -> Iterator[list[int]]:
-    """Row numbers in groups of at most `size`, of like length so that little is padded; a fixed order."""
-    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]) + len(pairs[i][1]), i))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    """Row numbers in groups of at most `size`, a fixed order.
+
+    Rows of like length go together, and a group ends before its longest row would make its shortest pay more than
+    `STRETCH` times its own length: one long prompt among short ones would otherwise treble a whole batch's work.
+    """
+    lengths = [len(prompt) + len(response) for prompt, response in pairs]
+    group: list[int] = []
+    for i in sorted(range(len(pairs)), key=lambda i: (lengths[i], i)):
+        if group and (len(group) == size or lengths[i] > STRETCH * lengths[group[0]]):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
 
 
 def gather_rows(hidden: Tensor, where: Tensor) -> Tensor:

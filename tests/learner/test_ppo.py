@@ -14,9 +14,9 @@ from learner.ppo import (
     lambda_for,
     normalize,
     policy_loss,
+    returns,
     sequence_k1,
     sequence_kl,
-    value_loss,
 )
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
@@ -44,17 +44,22 @@ def test_an_empty_response_is_paid_nothing() -> None:
 def test_gae_by_hand() -> None:
     rewards = torch.tensor([[0.0, 0.0, 1.0], [0.0, 2.0, 7.0]])
     values = torch.tensor([[0.5, 0.6, 0.8], [1.0, 1.5, 99.0]])
-    advantages, returns = gae(rewards, values, MASK, gamma=1.0, lam=0.5)
+    advantages = gae(rewards, values, MASK, gamma=1.0, lam=0.5)
     # row 0, from the end: 1 - .8 = .2; (.8 - .6) + .5 * .2 = .3; (.6 - .5) + .5 * .3 = .25
     # row 1: 2 - 1.5 = .5; (1.5 - 1) + .5 * .5 = .75; the padded 99 and 7 are not seen
     torch.testing.assert_close(advantages, torch.tensor([[0.25, 0.3, 0.2], [0.75, 0.5, 0.0]]))
-    torch.testing.assert_close(returns, torch.tensor([[0.75, 0.9, 1.0], [1.75, 2.0, 0.0]]))
 
 
-def test_with_lambda_one_returns_are_the_discounted_future() -> None:
-    rewards = torch.tensor([[1.0, 1.0, 1.0]])
-    _, returns = gae(rewards, noise(1, 3), MASK[:1], gamma=0.5, lam=1.0)
-    torch.testing.assert_close(returns, torch.tensor([[1.75, 1.5, 1.0]]))
+def test_returns_are_the_discounted_future() -> None:
+    found = returns(torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 9.0]]), MASK, gamma=0.5)
+    torch.testing.assert_close(found, torch.tensor([[1.75, 1.5, 1.0], [1.5, 1.0, 0.0]]))
+
+
+def test_with_lambda_one_the_critic_only_shifts_the_returns() -> None:
+    rewards, values = noise(2, 3), noise(2, 3, seed=1)
+    found = gae(rewards, values, MASK, gamma=1.0, lam=1.0)
+    expected = returns(rewards, MASK, gamma=1.0) - values
+    torch.testing.assert_close(found[MASK], expected[MASK])
 
 
 def test_whitening_has_mean_zero_and_variance_one_over_the_mask() -> None:
@@ -110,7 +115,7 @@ def test_the_clips_by_hand(ratio: float, advantage: float, expected: float) -> N
 
 
 def test_masked_positions_move_neither_loss_nor_gradient() -> None:
-    def run(junk: float) -> tuple[float, Tensor, float]:
+    def run(junk: float) -> tuple[float, Tensor]:
         fill = torch.where(MASK, 0.0, junk)
         logprobs = (noise(2, 3) + fill).requires_grad_()
         policy = policy_loss(
@@ -123,20 +128,11 @@ def test_masked_positions_move_neither_loss_nor_gradient() -> None:
             denominator=5,
         )
         policy.loss.backward()
-        value = value_loss(
-            noise(2, 3, seed=3) + fill,
-            noise(2, 3, seed=4) - fill,
-            noise(2, 3, seed=5) + fill,
-            MASK,
-            clip=0.2,
-            denominator=5,
-        )
         assert logprobs.grad is not None
-        return float(policy.loss.detach()), logprobs.grad, float(value.loss)
+        return float(policy.loss.detach()), logprobs.grad
 
     quiet, loud = run(0.0), run(1e4)
     assert quiet[0] == loud[0]
-    assert quiet[2] == loud[2]
     torch.testing.assert_close(quiet[1], loud[1], rtol=0, atol=0)
     assert not loud[1][~MASK].any()
 
@@ -150,21 +146,6 @@ def test_micro_batches_add_up_to_the_batch() -> None:
         return float(policy_loss(*part, mask[rows], clip=0.2, dual_clip=3.0, denominator=9).loss)
 
     assert loss(slice(0, 4)) == pytest.approx(loss(slice(0, 1)) + loss(slice(1, 4)), rel=1e-5)
-
-
-def test_the_value_clip_by_hand() -> None:
-    one = torch.ones(1, 2, dtype=torch.bool)
-    out = value_loss(
-        torch.tensor([[2.0, 1.1]]),
-        torch.tensor([[1.0, 1.0]]),
-        torch.tensor([[2.0, 2.0]]),
-        one,
-        clip=0.2,
-        denominator=2,
-    )
-    # first: plain (2-2)² = 0, bounded (1.2-2)² = .64; second: .81 both ways. Half of the mean of (.64, .81)
-    assert float(out.loss) == pytest.approx(0.5 * (0.64 + 0.81) / 2, rel=1e-5)
-    assert float(out.clipped) == 1.0
 
 
 def test_sequence_kl_is_never_negative_and_zero_at_the_reference() -> None:

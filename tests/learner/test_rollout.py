@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
+from learner.critic import Critic
 from learner.rollout import (
     POLICY,
-    VALUE,
     Replies,
-    ValueHead,
     collect_rollout,
     forward_all,
     generate,
@@ -26,11 +25,10 @@ PROMPTS = [tuple(range(10, 10 + n)) for n in (3, 9, 1, 14)]
 
 
 def roles(*, stirred: bool):  # type: ignore[no-untyped-def]
-    """A base with policy, value and one reward member; the policy differs from the base when stirred."""
+    """A base with policy and one reward member; the policy differs from the base when stirred."""
     base = tiny_llama()
     model = new_adapter(base.model, POLICY, rank=4, alpha=8, seed=0)
-    for name in (VALUE, "reward0"):
-        model = new_adapter(model, name, rank=4, alpha=8, seed=1)
+    model = new_adapter(model, "reward0", rank=4, alpha=8, seed=1)
     if stirred:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -44,13 +42,14 @@ def roles(*, stirred: bool):  # type: ignore[no-untyped-def]
 
 def roll(*, stirred: bool):  # type: ignore[no-untyped-def]
     base, model, reward = roles(stirred=stirred)
-    rollout = collect_rollout(base, model, ValueHead(32), reward, PROMPTS, seeds=[1, 2, 3, 4], config=TINY)
+    critic = Critic(forget=0.8, ridge=1.0)
+    rollout = collect_rollout(base, model, critic, reward, PROMPTS, seeds=[1, 2, 3, 4], config=TINY)
     return model, rollout
 
 
 def test_the_trainer_gives_the_sampler_s_log_probabilities() -> None:
     model, rollout = roll(stirred=True)
-    again = forward_all(model, rollout.replies.pairs, POLICY, TINY, head=None)
+    again, _ = forward_all(model, rollout.replies.pairs, POLICY, TINY)
     torch.testing.assert_close(again, rollout.logprobs, atol=1e-4, rtol=1e-4)
 
 
@@ -62,6 +61,32 @@ def test_an_adapter_that_changes_nothing_is_at_the_reference() -> None:
 def test_a_stirred_policy_leaves_the_reference() -> None:
     _, rollout = roll(stirred=True)
     assert float((rollout.logprobs - rollout.ref_logprobs).abs().mean()) > 0.01
+
+
+def test_what_is_paid_is_the_bounded_pessimistic_score() -> None:
+    base, model, reward = roles(stirred=True)
+    critic = Critic(forget=0.8, ridge=1.0)
+    rollout = collect_rollout(base, model, critic, reward, PROMPTS, seeds=[1, 2, 3, 4], config=TINY)
+    whole = reward.score(rollout.replies.prompts, rollout.replies.responses)
+    torch.testing.assert_close(rollout.raw_scores, whole.mean, atol=1e-4, rtol=1e-4)
+    bounded = TINY.score_clip * torch.tanh((whole.mean - TINY.kappa * whole.std) / TINY.score_clip)
+    expected = bounded - penalties(rollout.replies, TINY)
+    torch.testing.assert_close(rollout.scores, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_critic_knows_only_what_came_before_each_token() -> None:
+    """Its features before token r are those of the same reply cut right there."""
+    model, rollout = roll(stirred=True)
+    prompt, response = rollout.replies.pairs[1]
+    cut = len(response) // 2
+    _, states = forward_all(model, [(prompt, response[: cut + 1])], None, TINY)
+    before = int(rollout.is_response[:1].sum())
+    assert cut > 0
+    torch.testing.assert_close(rollout.features[before + cut, :32], states[cut], atol=1e-4, rtol=1e-4)
+    assert float(rollout.features[before + cut, 33]) == cut
+    assert float(rollout.features[before + cut, 35]) == pytest.approx(
+        float(rollout.ref_logprobs[1, :cut].sum()), abs=1e-4
+    )
 
 
 def test_nothing_stands_outside_the_response() -> None:

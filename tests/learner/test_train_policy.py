@@ -33,20 +33,26 @@ PROMPTS = [PromptRow(tuple(range(20 + i, 26 + i))) for i in range(12)]
 class Obvious(RewardModel):
     """Likes ids below 100."""
 
-    def score(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
-        liked = torch.tensor([sum(i < 100 for i in r) / max(len(r), 1) for r in response_ids])
-        return Scores(4 * liked - 2, torch.zeros(len(liked)))
+    def score_prefixes(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
+        width = max(map(len, response_ids))
+        liked = torch.tensor(
+            [
+                [sum(i < 100 for i in r[:cut]) / max(len(r[:cut]), 1) for cut in range(1 + width)]
+                for r in response_ids
+            ]
+        )
+        return Scores(4 * liked - 2, torch.zeros(liked.shape))
 
 
 class Meddling(Obvious):
     """Changes its own adapter while it is only asked for scores."""
 
-    def score(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
+    def score_prefixes(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
         with torch.no_grad():
             for name, parameter in self.peft_model.named_parameters():
                 if ".reward0." in name:
                     parameter.add_(1e-3)
-        return super().score(prompt_ids, response_ids)
+        return super().score_prefixes(prompt_ids, response_ids)
 
 
 class Killed(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from learner.policy_state import Candidate
 from learner.rollout import generate
 from learner.simulation.drive import stable_seed
 from learner.simulation.figures import Outcome, summary
-from learner.simulation.raters import Scale, Taste, load_taste, standardise
+from learner.simulation.raters import Scale, Taste, load_taste
 from learner.simulation.scripts import Message, Script, WorldSource
 from learner.simulation.world import World
 from learner.train_policy import train_policy
@@ -59,6 +59,16 @@ class Gold:
             for prompt, response in zip(prompt_ids, response_ids, strict=True)
         ]
         return Scores(torch.tensor(liked), torch.zeros(len(liked)))
+
+    def score_prefixes(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> Scores:
+        """Of every beginning, as the reward model gives it to the critic: (B, 1 + R)."""
+        width = max(1, *map(len, response_ids))
+        found = torch.zeros(len(prompt_ids), 1 + width)
+        for row, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
+            beginnings = [response[:cut] for cut in range(1 + len(response))]
+            found[row] = self.score([prompt], [response]).mean
+            found[row, : len(beginnings)] = self.score([prompt] * len(beginnings), beginnings).mean
+        return Scores(found, torch.zeros(found.shape))
 
 
 def gold(
@@ -100,8 +110,8 @@ def paid_by(base: Base, liking: Taste, trained: Sequence[Script], config: PpoCon
         base, some, seeds=[seed + i for i in range(len(some))], max_new_tokens=config.max_new_tokens
     )
     plain = Gold(model, base, liking, Scale(0.0, 1.0), conversations)
-    scale = standardise(plain.score(replies.prompts, replies.responses).mean.tolist())
-    return Gold(model, base, liking, scale, conversations)
+    liked = plain.score(replies.prompts, replies.responses).mean.tolist()
+    return Gold(model, base, liking, Scale(fmean(liked), pstdev(liked)), conversations)
 
 
 def best_of(

@@ -21,6 +21,9 @@ def test_the_reward_is_the_standardised_taste_of_the_decoded_reply_without_doubt
     found = reward.score([prompt, prompt], [base.tokenizer.encode("abcdef"), ()])
     assert found.mean.tolist() == [1.0, -0.5]
     assert torch.equal(found.std, torch.zeros(2))
+    beginnings = reward.score_prefixes([prompt, prompt], [base.tokenizer.encode("abc"), ()]).mean
+    assert beginnings[:, -1].tolist() == [0.25, -0.5]
+    assert beginnings[:, 0].tolist() == [-0.5, -0.5]
 
 
 def test_it_trains_chooses_and_compares(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,27 @@ def test_a_broken_folder_is_refused(tmp_path: Path, break_it: str) -> None:
         (tmp_path / CARD).write_text(json.dumps(card | {"members": 5, "adapted": [True] * 5}))
     with pytest.raises(AdapterRejected):
         RewardModel.load(tiny_llama().model, tmp_path)
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_the_score_of_a_beginning_is_the_score_of_the_reply_cut_there(adapted: bool) -> None:
+    pairs = some_pairs(7)
+    model = random_reward()
+    if not adapted:
+        model = replace(model, names=(None, None))
+    model = model.normalised(pairs)
+    found = model.score_prefixes(*zip(*pairs, strict=True))
+    assert found.mean.shape == (7, 1 + max(len(r) for _, r in pairs))
+    for row, (prompt, response) in enumerate(pairs):
+        for cut in {0, 1, len(response) // 2, len(response)}:
+            alone = model.score([prompt], [response[:cut]])
+            assert float(found.mean[row, cut]) == pytest.approx(float(alone.mean[0]), abs=1e-3)
+            assert float(found.std[row, cut]) == pytest.approx(float(alone.std[0]), abs=1e-3)
+        whole = found.mean[row, len(response)]
+        assert bool((found.mean[row, len(response) :] == whole).all())
+
+
+def test_empty_replies_have_the_score_of_an_empty_reply() -> None:
+    model = random_reward()
+    found = model.score_prefixes([(1, 2)], [()])
+    assert found.mean.tolist() == [[pytest.approx(float(score(model, [((1, 2), ())])[0]), abs=1e-4)] * 2]

@@ -56,7 +56,7 @@ def simulated_votes(base: Base, args: argparse.Namespace) -> Dataset:
         return [taste(p, text(x.response_ids)) for p, x in zip(prompts, rows, strict=True)]
 
     scores = [liked(first), liked(second)]
-    scale = standardise(scores[0][:64])
+    scale = standardise(list(zip(*scores, strict=True))[:64])
     raters = make_raters(args.users, noise=args.noise, seed=args.seed)
     roles = [Role.JUDGE if i % args.judge_every == 2 else Role.TRAIN for i in range(args.users)]
     comparisons, thumbs, rows = [], [], []

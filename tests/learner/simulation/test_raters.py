@@ -82,16 +82,16 @@ def test_the_same_seed_gives_the_same_votes() -> None:
     assert votes(1) != votes(2)
 
 
-def test_standardised_scores_have_mean_zero_and_deviation_one() -> None:
-    scale = standardise([10.0, 12.0, 14.0, 16.0])
-    # Mean 13; deviations -3, -1, 1, 3: variance 20 / 4 = 5.
-    assert scale(13.0) == 0.0
-    assert scale(16.0) == pytest.approx(3 / math.sqrt(5))
+def test_a_scale_has_mean_zero_and_deviation_one_between_replies_to_one_prompt() -> None:
+    # Mean 15; differences 2 and 4: half the mean square is (4 + 16) / 2 / 2 = 5. What sets prompts apart is no matter.
+    scale = standardise([(10.0, 12.0), (17.0, 21.0)])
+    assert scale(15.0) == 0.0
+    assert scale(18.0) == pytest.approx(3 / math.sqrt(5))
 
 
 def test_a_flat_taste_is_refused_with_its_reason() -> None:
-    with pytest.raises(Invalid, match="same score to all 3 replies"):
-        standardise([2.0, 2.0, 2.0])
+    with pytest.raises(Invalid, match="same score in all 2 pairs"):
+        standardise([(2.0, 2.0), (3.0, 3.0)])
 
 
 @pytest.mark.parametrize(
