@@ -746,7 +746,7 @@ def test_of_two_learners_one_works(house: House) -> None:
 def test_a_cycle_by_hand_is_refused_while_another_learner_works(tmp_path: Path) -> None:
     house = House(tmp_path, learner_lease_seconds=0.5)
     with (
-        Tenure.acquire(house.store, seconds=0.5) or pytest.fail("no lease"),
+        Tenure.acquire(house.store, seconds=10) or pytest.fail("no lease"),
         pytest.raises(Conflict) as refused,
     ):
         house.once()
