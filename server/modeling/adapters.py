@@ -7,6 +7,7 @@ differently from one call to the next stays in this file. Refuses to know the st
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,11 @@ def new_adapter(model: Any, name: str, *, rank: int, alpha: float, seed: int) ->
         if is_peft(model):
             model.add_adapter(name, config)
         else:
-            model = get_peft_model(model, config, adapter_name=name)
+            with warnings.catch_warnings():  # peft asks transformers in a way that is going out of use
+                warnings.filterwarnings(
+                    "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+                )
+                model = get_peft_model(model, config, adapter_name=name)
     use_adapter(model, name, trainable=False)
     return model
 
