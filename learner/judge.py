@@ -308,12 +308,16 @@ def _check_integrity(evidence: Evidence, refusals: list[str]) -> None:
 
 
 def check_signal(found: Signal, config: GateConfig, refusals: list[str], notes: list[str]) -> None:
-    agreed = f"{found.accuracy:.0%} of {found.picks} picks by people left out of the fit"
+    agreed = (
+        f"{found.accuracy:.0%} of {found.picks} picks by people left out of the fit were predicted"
+        if found.picks
+        else "there are no decided picks, only thumbs"
+    )
     if found.z >= config.signal_z:
-        notes.append(f"People agree with each other: {agreed} were predicted (z {found.z:.1f}).")
+        notes.append(f"People agree with each other: {agreed} (z {found.z:.1f}).")
     else:
         refusals.append(
-            f"The votes do not agree with each other enough to learn from: {agreed} were predicted, z {found.z:.1f} "
+            f"The votes do not agree with each other enough to learn from: {agreed}, z {found.z:.1f} "
             f"where {config.signal_z:.1f} is needed (coin tosses give about 0). More votes may help."
         )
 

@@ -15,6 +15,7 @@ from learner.judge import (
     Preference,
     Signal,
     best_checkpoint,
+    check_signal,
     expected_calibration_error,
     fit_judge,
     gate,
@@ -97,6 +98,13 @@ def test_thumbs_alone_have_signal_and_help_the_picks() -> None:
         [signal_of(seed, sharpness=1.4, picks=150, thumbs=n).z for seed in range(4)] for n in (300, 0)
     )
     assert sum(with_thumbs) > sum(without)
+
+
+def test_a_refusal_of_thumbs_alone_does_not_speak_of_picks_that_were_predicted() -> None:
+    refusals: list[str] = []
+    check_signal(Signal(z=0.3, picks=0, accuracy=0.5, nll=0.69, ece=0.0), CONFIG, refusals, [])
+    assert "only thumbs, z 0.3" in refusals[0]
+    assert "predicted" not in refusals[0]
 
 
 def test_a_user_s_leniency_is_no_signal() -> None:
