@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     learner_lease_seconds: float = Field(default=30.0, gt=0)
     """How long a learner that fell silent keeps its right to work; it shows signs of life six times as often."""
     learner_threads: int = Field(default=0, ge=0)
-    """CPU threads of the learner; 0 lets torch choose."""
+    """CPU threads of the learner; 0 takes all cores but one, which is left to replies."""
     profile: Literal["default", "fast", "tiny"] = "default"
     """Size of the learner's work: `fast` trains less and judges as strictly, `tiny` is for tests and tiny worlds."""
 

@@ -79,6 +79,14 @@ class Streams:
         for thread in self._threads:
             thread.join(60)
 
+    def wait_for_more(self) -> None:
+        """Until a reply that began after this call has ended, however slow the machine is."""
+        enough = len(self.turns) + len(self._threads) + 1
+        deadline = time.monotonic() + 120
+        while len(self.turns) < enough:
+            assert time.monotonic() < deadline, "the streams stand still"
+            time.sleep(0.02)
+
     def _stream(self, seed: int) -> None:
         with self.hone.client() as client:
             while not self._stop.is_set():
@@ -107,8 +115,10 @@ def test_talk_pick_learn_swap_and_roll_back(hone: RunningHone) -> None:
         promoted = hone.post("/v1/segments/default/promote", {"version": 1, "reason": "a try"})
         assert promoted["serving"] is True, hone.log()[-3000:]
         assert answering(hone) == 1
+        streams.wait_for_more()
         hone.post("/v1/segments/default/rollback", {"reason": "enough"})
         assert answering(hone) == 0
+        streams.wait_for_more()
         hone.post("/v1/segments/default/rollforward", {"reason": "after all"})
         assert answering(hone) == 1
         hone.post("/v1/segments/default/rollback", {"reason": "and back"})

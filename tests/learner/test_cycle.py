@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import threading
 import time
@@ -795,6 +796,13 @@ def test_a_cycle_by_hand_with_too_few_votes_says_how_many_are_missing(tmp_path: 
     with pytest.raises(TooFewVotes, match="4 more votes to the first 10"):
         house.once()
     assert house.store.read(lambda s: cycles.list_cycles(s))[0] == []
+    house.store.close()
+
+
+@pytest.mark.parametrize(("asked", "got"), [(0, max(1, len(os.sched_getaffinity(0)) - 1)), (3, 3)])
+def test_a_cycle_leaves_a_core_to_replies_unless_told_otherwise(tmp_path: Path, asked: int, got: int) -> None:
+    house = House(tmp_path, learner_threads=asked)
+    assert house.once().config["ppo"]["threads"] == got
     house.store.close()
 
 
