@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from learner.simulation import phrases, styles
 from learner.simulation.intents import WORD
-from learner.simulation.phrases import FACTS
+from learner.simulation.sayings import FACTS
 from learner.simulation.styles import Tone
 from learner.simulation.topics import Topic
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from learner.simulation import phrases
-from learner.simulation.phrases import Kind
+from learner.simulation import sayings
+from learner.simulation.outside import fixed
+from learner.simulation.sayings import Kind
 from learner.simulation.topics import Topic
 
 Messages = Sequence[Mapping[str, str]]
@@ -173,7 +174,7 @@ class Listener:
 
 def _drilled(text: str) -> str:
     head, colon, words = text.partition(": ")
-    is_drill = colon and any(drill.startswith(head.lower() + ":") for drill in phrases.DRILLS)
+    is_drill = colon and any(drill.startswith(head.lower() + ":") for drill in sayings.DRILLS)
     return words if is_drill else ""
 
 
@@ -190,21 +191,19 @@ def _take_facts(text: str) -> tuple[dict[str, str], str]:
 
 def _closed_phrases(topics: Sequence[Topic]) -> Iterator[tuple[str, Intent]]:
     """Every phrase with a fixed wording; later entries win, so the more particular come last."""
-    for noun, frame in itertools.product(phrases.OUTSIDE_NOUNS, phrases.ABOUT + phrases.OUTSIDE_SAYS):
-        yield _normal(frame.format(noun=noun, thing=noun)), Intent(Kind.OUTSIDE)
-    for ask, frame in itertools.product(phrases.OUTSIDE_ASKS, phrases.ASK):
-        yield _normal(frame.format(ask=ask)), Intent(Kind.OUTSIDE)
+    yield from ((_normal(says), Intent(Kind.OUTSIDE)) for says in fixed())
     for topic in topics:
         intent = Intent(Kind.TOPIC, topic=topic.name)
-        for ask, frame in itertools.product(topic.asks, phrases.ASK):
+        for ask, frame in itertools.product(topic.asks, sayings.ASK):
             yield _normal(frame.format(ask=ask)), intent
-        for noun, frame in itertools.product(topic.nouns, phrases.ABOUT):
+        for noun, frame in itertools.product(topic.nouns, sayings.ABOUT):
             yield _normal(frame.format(noun=noun)), intent
-        for word, frame in itertools.product(topic.keywords, phrases.WORD_ALONE):
+        for word, frame in itertools.product(topic.keywords, sayings.WORD_ALONE):
             yield _normal(frame.format(word=word)), intent
-        for problem, frame in itertools.product(topic.problems, phrases.PROBLEM):
+        for problem, frame in itertools.product(topic.problems, sayings.PROBLEM):
             yield _normal(frame.format(problem=problem)), intent
-    for fact, recalls in phrases.RECALLS.items():
+    for fact, recalls in sayings.RECALLS.items():
         yield from ((_normal(says), Intent(Kind.RECALL, fact=fact)) for says in recalls)
-    for kind, all_says in phrases.SAYS.items():
+    yield from ((_normal(says), Intent(Kind.MORE)) for says in sayings.follow_ups())
+    for kind, all_says in sayings.SAYS.items():
         yield from ((_normal(says), Intent(kind)) for says in all_says)

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.simulation.parser import Features
-from learner.simulation.phrases import Kind
+from learner.simulation.sayings import Kind
 from learner.simulation.world import Message, World
 from server.prompts import Renderer
 from server.settings import Settings

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from learner.simulation import styles
 from learner.simulation.grammar import ANY, CHAT, Grammar, Role, Spoken, topic_key
 from learner.simulation.intents import Heard
-from learner.simulation.phrases import Kind
+from learner.simulation.sayings import Kind
 from learner.simulation.styles import Tone
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from learner.simulation import phrases, styles
 from learner.simulation.grammar import referrals, wordings
 from learner.simulation.intents import Heard
-from learner.simulation.phrases import Kind
+from learner.simulation.sayings import Kind
 from learner.simulation.styles import Expert, Style, Tone
 from learner.simulation.topics import Topic
 

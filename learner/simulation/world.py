@@ -10,19 +10,20 @@ from __future__ import annotations
 import random
 from enum import StrEnum
 
-from learner.simulation import names, phrases
+from learner.simulation import names, sayings
 from learner.simulation.grammar import Grammar
 from learner.simulation.intents import Heard, Listener, Messages
+from learner.simulation.outside import outside
 from learner.simulation.parser import Features, Parser
-from learner.simulation.phrases import FACTS, Kind
 from learner.simulation.replies import Writer
+from learner.simulation.sayings import FACTS, Kind
 from learner.simulation.styles import Style, draw_style
 from learner.simulation.topics import Topic, load_topics
 
 Message = dict[str, str]
 
 _CHAT = (Kind.HELLO, Kind.HOW_ARE_YOU, Kind.THANKS, Kind.BYE, Kind.WHO, Kind.ABILITIES, Kind.PRAISE,
-         Kind.COMPLAINT, Kind.OKAY)  # fmt: skip
+         Kind.COMPLAINT, Kind.OKAY, Kind.FEELING)  # fmt: skip
 
 
 class Focus(StrEnum):
@@ -116,18 +117,18 @@ class World:
         # Now and then for something never told, so that copying is not the only answer.
         if answered and rng.random() < 0.1:
             asked = rng.choice(FACTS)
-        messages = [*messages, _user(_casual(rng.choice(phrases.RECALLS[asked]), rng))]
+        messages = [*messages, _user(_casual(rng.choice(sayings.RECALLS[asked]), rng))]
         return self._answered(messages, rng) if answered else messages
 
     def _says(self, messages: Messages, rng: random.Random) -> str:
         """What a user says next: mostly about a topic, sometimes small talk or something far away."""
         draw = rng.random()
         if draw < 0.25 and self.hear(messages).topic:
-            return rng.choice(phrases.SAYS[rng.choice((Kind.MORE, Kind.MORE, Kind.SHORTER))])
+            return _follows_up(rng)
         if 0.25 <= draw < 0.36:
-            return rng.choice(phrases.SAYS[rng.choice(_CHAT)])
-        if 0.36 <= draw < 0.46:
-            return _outside(rng)
+            return rng.choice(sayings.SAYS[rng.choice(_CHAT)])
+        if 0.36 <= draw < 0.49:
+            return outside(rng)
         return _asks_about(rng.choice(self.topics), rng)
 
 
@@ -136,46 +137,36 @@ def _user(text: str) -> Message:
 
 
 def _system(rng: random.Random) -> list[Message]:
-    return [{"role": "system", "content": rng.choice(phrases.SYSTEM)}] if rng.random() < 0.25 else []
+    return [{"role": "system", "content": rng.choice(sayings.SYSTEM)}] if rng.random() < 0.25 else []
 
 
 def _asks_about(topic: Topic, rng: random.Random) -> str:
     form = rng.random()
     if form < 0.3:
-        says = rng.choice(phrases.ASK).format(ask=rng.choice(topic.asks))
+        says = rng.choice(sayings.ASK).format(ask=rng.choice(topic.asks))
     elif form < 0.48:
-        says = rng.choice(phrases.WORD_ALONE).format(word=rng.choice(topic.keywords))
+        says = rng.choice(sayings.WORD_ALONE).format(word=rng.choice(topic.keywords))
     elif form < 0.8:
-        says = rng.choice(phrases.ABOUT).format(noun=rng.choice(topic.nouns))
+        says = rng.choice(sayings.ABOUT).format(noun=rng.choice(topic.nouns))
     else:
-        says = rng.choice(phrases.PROBLEM).format(problem=rng.choice(topic.problems))
+        says = rng.choice(sayings.PROBLEM).format(problem=rng.choice(topic.problems))
     if rng.random() < 0.2:
-        says = rng.choice(phrases.PREFIXES) + says
+        says = rng.choice(sayings.PREFIXES) + says
     if rng.random() < 0.1 and not says.endswith(("?", ".")):
-        says += rng.choice(phrases.SUFFIXES)
+        says += rng.choice(sayings.SUFFIXES)
     return says
 
 
-def _outside(rng: random.Random) -> str:
-    thing = rng.choice((*phrases.OUTSIDE_NOUNS, *[names.draw_name(rng, reserved=False).lower()] * 20))
-    form = rng.random()
-    if form < 0.15:
-        places = {
-            "who": rng.choice(phrases.WHO),
-            "did": rng.choice(phrases.DID),
-            "what": rng.choice(phrases.WHAT),
-        }
-        return rng.choice(phrases.OUTSIDE_TALES).format(**places)
-    if form < 0.35:
-        return rng.choice(phrases.ASK).format(ask=rng.choice(phrases.OUTSIDE_ASKS))
-    if form < 0.6:
-        return rng.choice(phrases.ABOUT).format(noun=thing)
-    return rng.choice(phrases.OUTSIDE_SAYS).format(thing=thing)
+def _follows_up(rng: random.Random) -> str:
+    if rng.random() < 0.25:
+        frame = rng.choice(sayings.FOLLOW_UPS)
+        return frame.format(**{place: rng.choice(words) for place, words in sayings.FOLLOW_UP_WORDS.items()})
+    return rng.choice(sayings.SAYS[rng.choice((Kind.MORE, Kind.MORE, Kind.SHORTER))])
 
 
 def _drill(rng: random.Random) -> str:
     words = [names.draw_name(rng, reserved=False) for _ in range(rng.randint(1, 5))]
-    return rng.choice(phrases.DRILLS).format(words=" ".join(words))
+    return rng.choice(sayings.DRILLS).format(words=" ".join(words))
 
 
 def _draw_facts(rng: random.Random, *, reserved: bool, share: float) -> dict[str, str]:
@@ -192,7 +183,7 @@ def _draw_facts(rng: random.Random, *, reserved: bool, share: float) -> dict[str
 
 
 def _with_fact(fact: str, facts: dict[str, str], says: str, rng: random.Random) -> str:
-    stated = rng.choice(phrases.STATES[fact]).format(**facts)
+    stated = rng.choice(sayings.STATES[fact]).format(**facts)
     hello = rng.choice(("", "", "hi, ", "hello, ", "hey, "))
     return f"{hello}{stated}. {says}" if says else f"{hello}{stated}"
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from learner.simulation.phrases import Kind
+from learner.simulation.sayings import Kind
 from learner.simulation.world import World
 from tests.learner.simulation.test_world import replies
 

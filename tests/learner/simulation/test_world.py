@@ -8,7 +8,8 @@ import pytest
 
 from learner.simulation.measure import association, style_shares
 from learner.simulation.names import is_reserved
-from learner.simulation.phrases import CHAT_FACTS, EXPERTS, FACTS, Kind
+from learner.simulation.phrases import CHAT_FACTS, EXPERTS
+from learner.simulation.sayings import FACTS, Kind
 from learner.simulation.world import Focus, World
 
 
