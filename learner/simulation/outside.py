@@ -61,7 +61,7 @@ NOUNS = (
     "the cold war", "the french revolution", "the holocaust", "slavery", "the iron curtain", "cleopatra",
     "julius caesar", "abraham lincoln", "gandhi", "columbus", "newton", "darwin", "picasso", "beethoven",
     "bach", "the beatles", "star wars", "sherlock holmes", "superman", "batman", "hollywood", "netflix",
-    "youtube", "facebook", "google", "microsoft", "chatgpt", "artificial intelligence", "machine learning",
+    "youtube", "facebook", "google", "microsoft", "chatgpt", "artificial intelligence", "chatbots",
     "neural networks", "compilers", "recursion", "java", "html", "an operating system", "computer viruses",
     "passwords", "hackers", "printers", "laptops", "a segmentation fault", "wifi", "bluetooth", "satellites",
     "drones", "electric cars", "motorbikes", "trucks", "submarines", "helicopters", "cannons", "bridges",

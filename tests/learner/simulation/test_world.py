@@ -8,8 +8,9 @@ import pytest
 
 from learner.simulation.measure import association, style_shares
 from learner.simulation.names import is_reserved
+from learner.simulation.outside import outside
 from learner.simulation.phrases import CHAT_FACTS, EXPERTS
-from learner.simulation.sayings import FACTS, Kind
+from learner.simulation.sayings import FACTS, RECALLS, SAYS, Kind, follow_ups
 from learner.simulation.world import Focus, World
 
 
@@ -131,6 +132,8 @@ def test_association_is_one_for_twins_and_small_for_strangers(world: World) -> N
         ("you can call me Tobika. who was napoleon?", Kind.OUTSIDE, ""),
         ("you can call me Tobika. what if i am always late with my tasks?", Kind.TOPIC, "planning"),
         ("i'm tired", Kind.TOPIC, "sleep"),
+        ("I feel sad", Kind.FEELING, ""),
+        ("please book me a flight", Kind.OUTSIDE, ""),
     ],
 )
 def test_a_strangers_words_are_understood(world: World, says: str, kind: Kind, topic: str) -> None:
@@ -142,6 +145,27 @@ def test_more_means_more_of_the_last_topic(world: World) -> None:
     asked = [{"role": "user", "content": "any tips for chess?"}, {"role": "assistant", "content": "Listen."}]
     heard = world.hear([*asked, {"role": "user", "content": "tell me more"}])
     assert (heard.intent.kind, heard.intent.topic) == (Kind.MORE, "chess")
+
+
+def test_what_lies_outside_is_never_taken_for_a_topic(world: World) -> None:
+    rng = random.Random(4)
+    heard = {
+        says: world.hear([{"role": "user", "content": says}]) for says in (outside(rng) for _ in range(4000))
+    }
+    assert {says: one for says, one in heard.items() if one.intent.kind is not Kind.OUTSIDE} == {}
+
+
+def test_a_follow_up_is_about_what_was_talked_of(world: World) -> None:
+    asked = [{"role": "user", "content": "any tips for chess?"}, {"role": "assistant", "content": "Listen."}]
+    for says in (*follow_ups(), *SAYS[Kind.MORE], *SAYS[Kind.SHORTER]):
+        assert world.hear([*asked, {"role": "user", "content": says}]).intent.topic == "chess", says
+
+
+def test_no_two_kinds_share_a_phrase() -> None:
+    said = [says for kind in SAYS for says in set(SAYS[kind])] + [
+        says for one in RECALLS.values() for says in one
+    ]
+    assert [says for says, count in Counter(said).items() if count > 1] == []
 
 
 @pytest.mark.parametrize(
