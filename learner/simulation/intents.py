@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from learner.simulation import sayings
@@ -31,72 +32,25 @@ _STATED = {
 _STATED_PATTERNS = [
     (fact, re.compile(pattern, re.IGNORECASE)) for fact, patterns in _STATED.items() for pattern in patterns
 ]
-_NOT_NAMES = frozenset(
-    [
-        "tired",
-        "fine",
-        "good",
-        "ok",
-        "okay",
-        "sad",
-        "happy",
-        "bored",
-        "back",
-        "here",
-        "hungry",
-        "sorry",
-        "not",
-        "so",
-        "a",
-        "the",
-        "well",
-        "new",
-        "curious",
-        "sure",
-        "lost",
-        "stuck",
-        "nervous",
-        "stressed",
-        "anxious",
-        "sick",
-        "ill",
-        "old",
-        "young",
-        "great",
-        "busy",
-        "confused",
-        "afraid",
-        "worried",
-        "done",
-        "ready",
-        "home",
-        "alone",
-        "in",
-        "on",
-        "at",
-        "off",
-        "trying",
-        "going",
-        "very",
-        "really",
-        "just",
-        "also",
-        "now",
-    ]
-)
+_NOT_NAMES = frozenset((
+    "a", "the", "not", "so", "very", "really", "just", "also", "now", "in", "on", "at", "off", "from",
+    "what", "that", "this", "it", "who", "here", "there", "tired", "fine", "good", "ok", "okay", "well",
+    "sad", "happy", "bored", "back", "hungry", "sorry", "new", "curious", "sure", "lost", "stuck",
+    "nervous", "sick", "ill", "old", "young", "great", "busy", "afraid", "done", "ready", "home", "alone",
+    "lonely", "angry", "down", "scared", "late", "early", "broke", "single", "vegan", "vegetarian", "maybe",
+    "later", "when", "if",
+))  # fmt: skip
+_NOT_NAMED = re.compile(r"[a-z].*(?:ing|ed|less|ful|ic|able|ive|ant)")
+"""How words end that somebody may be, in lower case, without being called so."""
+_LONG = {
+    "whats": "what is", "hows": "how is", "whos": "who is", "wheres": "where is", "thats": "that is", "im": "i am",
+    "ive": "i have", "dont": "do not", "doesnt": "does not", "didnt": "did not", "isnt": "is not", "cant": "can not",
+    "cannot": "can not", "wont": "will not",
+}  # fmt: skip
 _LEADING = (
-    "hi",
-    "hello",
-    "hey",
-    "please",
-    "quick question",
-    "ok",
-    "so",
-    "good morning",
-    "well",
-    "and",
-    "but",
-)
+    "hi", "hello", "hey", "please", "quick question", "ok", "so", "good morning", "well", "and", "but",
+    "sorry", "wait", "yes", "no", "hmm",
+)  # fmt: skip
 _TRAILING = ("please", "thanks", "thank you")
 
 
@@ -118,14 +72,15 @@ class Heard(NamedTuple):
 
 
 def _normal(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", "", text.lower().replace("-", " ")).split())
+    words = re.sub(r"[^\w\s]", "", text.lower().replace("-", " ")).split()
+    return " ".join(_LONG.get(word, word) for word in words)
 
 
 class Listener:
     """Understands every phrase of the world exactly, and other people's words by their key words."""
 
     def __init__(self, topics: Sequence[Topic]) -> None:
-        self._table = dict(_closed_phrases(topics))
+        self._table = _table(tuple(topics))
         self._keywords = {word: topic.name for topic in topics for word in topic.keywords}
 
     def hear(self, messages: Messages) -> Heard:
@@ -134,7 +89,7 @@ class Listener:
         for message in messages:
             if message["role"] != "user":
                 continue
-            intent, stated = self._understand(message["content"])
+            intent, stated = self._understand(message["content"].replace("’", "'"))
             facts |= stated
             if intent.kind in (Kind.MORE, Kind.SHORTER):
                 intent = intent._replace(topic=topic) if topic else Intent(Kind.ABILITIES)
@@ -183,10 +138,20 @@ def _take_facts(text: str) -> tuple[dict[str, str], str]:
     found: list[tuple[int, str, str]] = []
     for fact, pattern in _STATED_PATTERNS:
         match = pattern.search(text)
-        if match and match.group(1).lower() not in _NOT_NAMES:
+        if match and _may_be_called(match.group(1)):
             found.append((match.start(), fact, match.group(1)))
             text = text[: match.start()] + " " * len(match.group(0)) + text[match.end() :]
     return {fact: value for _, fact, value in sorted(found)}, text
+
+
+def _may_be_called(word: str) -> bool:
+    return word.lower() not in _NOT_NAMES and not _NOT_NAMED.fullmatch(word)
+
+
+@cache
+def _table(topics: tuple[Topic, ...]) -> dict[str, Intent]:
+    """Some fifty thousand phrases, the same for every listener to the same topics."""
+    return dict(_closed_phrases(topics))
 
 
 def _closed_phrases(topics: Sequence[Topic]) -> Iterator[tuple[str, Intent]]:
@@ -196,7 +161,7 @@ def _closed_phrases(topics: Sequence[Topic]) -> Iterator[tuple[str, Intent]]:
         intent = Intent(Kind.TOPIC, topic=topic.name)
         for ask, frame in itertools.product(topic.asks, sayings.ASK):
             yield _normal(frame.format(ask=ask)), intent
-        for noun, frame in itertools.product(topic.nouns, sayings.ABOUT):
+        for noun, frame in itertools.product(topic.subjects, sayings.ABOUT):
             yield _normal(frame.format(noun=noun)), intent
         for word, frame in itertools.product(topic.keywords, sayings.WORD_ALONE):
             yield _normal(frame.format(word=word)), intent

@@ -1,6 +1,6 @@
 """What users ask for that lies outside of every topic. Knows nothing of replies.
 
-outside(rng) -> what somebody says · fixed() -> everything with a fixed wording that may be said
+outside(rng) -> what somebody says · fixed() -> what of it could be mistaken for a topic
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 
 from learner.simulation.names import draw_name
-from learner.simulation.sayings import ABOUT, ASK
+from learner.simulation.sayings import ABOUT, AMID, ASK
 
 ASKS = (
     "fly a plane", "repair a computer", "build a house", "run for office", "buy a car", "become a doctor",
@@ -129,7 +129,7 @@ SAYS = (
     "do you have a girlfriend?", "tell me a secret", "tell me a riddle", "tell me something about the world",
     "tell me something new", "entertain me", "make me laugh", "say something in french",
     "what is the news today?", "will it rain tomorrow?", "how warm is it outside?", "is the shop open?",
-    "what is on tv?", "asdf", "qwerty", "blah blah", "123", "???", "xyz",
+    "what is on tv?", "asdf", "qwerty", "blah blah", "123", "xyz",
 )  # fmt: skip
 
 ORDERS = (
@@ -184,7 +184,9 @@ def outside(rng: random.Random) -> str:
         return rng.choice(ORDER).format(order=rng.choice(ORDERS))
     if form < 0.42:
         return rng.choice(ASK).format(ask=rng.choice(ASKS))
-    if form < 0.65:
+    if form < 0.50:
+        return rng.choice(AMID).format(word=_thing(rng))
+    if form < 0.68:
         return rng.choice(ABOUT).format(noun=_thing(rng))
     return rng.choice(SAYS).format(thing=_thing(rng), other=_thing(rng))
 
@@ -195,8 +197,8 @@ def _thing(rng: random.Random) -> str:
 
 
 def fixed() -> Iterator[str]:
-    for noun, frame in itertools.product(NOUNS, ABOUT + SAYS):
-        yield frame.format(noun=noun, thing=noun, other=NOUNS[0])
+    """What may hold a topic's word and is not about it. Things and what is asked of them hold none."""
+    yield from (says for says in SAYS if "{" not in says)
     for ask, frame in itertools.product(ASKS, ASK):
         yield frame.format(ask=ask)
     for order, frame in itertools.product(ORDERS, ORDER):

@@ -65,6 +65,8 @@ _DISCLAIMER = re.compile(
     r"\b(?:only a (?:small )?(?:program|model)|as an ai|i (?:can|may|could) be wrong)\b", re.IGNORECASE
 )
 _ORDER = list(Role)
+_OFFERS = frozenset({"offer", "sorry, but"})
+"""What says where it can help: owed to whoever asks for something that it can not do."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _expected(heard: Heard) -> set[str]:
         case Kind.TOPIC | Kind.MORE | Kind.SHORTER:
             return {topic_key(intent.topic), "topics"}
         case Kind.RECALL if intent.fact in heard.facts:
-            return {f"recalled:{intent.fact}", "forgotten", "untold", "talk", CHAT}
+            return {f"recalled:{intent.fact}", "forgotten", "talk", CHAT}
         case Kind.RECALL:
             return {"untold", "forgotten", "talk", CHAT}
         case Kind.STATE:
@@ -161,6 +163,8 @@ def _is_on_topic(heard: Heard, spoken: list[Spoken]) -> bool:
     expected = _expected(heard)
     bodies = [one for one in spoken if one.line.role is Role.BODY]
     if bodies and all(one.line.key == CHAT for one in bodies):
+        return False
+    if heard.intent.kind is Kind.OUTSIDE and not any(one.line.key in _OFFERS for one in bodies):
         return False
     return bool(bodies) and all(one.line.key in expected or one.line.key == ANY for one in spoken)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from learner.simulation import phrases, styles
 from learner.simulation.grammar import referrals, wordings
@@ -19,16 +20,19 @@ class Writer:
     def __init__(self, topics: Sequence[Topic]) -> None:
         self._topics = {topic.name: topic for topic in topics}
 
-    def write(self, heard: Heard, style: Style, rng: random.Random, *, said: str = "") -> str:
-        """One reply; what the assistant has `said` before is not said again where something else is left."""
+    def write(self, heard: Heard, style: Style, rng: random.Random, *, said: Sequence[str] = ()) -> str:
+        """One reply; what the assistant has `said` before is not said again where something else is left, unless it
+        is to be said more shortly."""
         if heard.intent.kind is Kind.DRILL:
             return heard.intent.words
+        if heard.intent.kind is Kind.SHORTER:
+            style = replace(style, question=False, flatter=False, expert=Expert.UNNAMED, disclaim=False)
         body, has_own_tone = self._body(heard, style, rng, said=said)
         head = [*self._greeting(heard, style, rng), *_if(style.flatter, styles.FLATTERY, rng)]
         tail = [*self._expert(heard, style, rng), *_if(style.disclaim, styles.DISCLAIMERS, rng)]
         if not has_own_tone:
             head += _opener(style.tone, rng)
-            tail += _closer(style.tone, rng)
+            tail += [] if heard.intent.kind is Kind.SHORTER else _closer(style.tone, rng)
         tail += _if(style.question, self._questions(heard), rng)
         emoji = f" {rng.choice(styles.EMOJIS)}" if style.emoji else ""
         if emoji and head and rng.random() < 0.3:
@@ -59,15 +63,19 @@ class Writer:
             return self._topics[heard.intent.topic].questions + styles.QUESTIONS
         return phrases.TALK_QUESTIONS
 
-    def _body(self, heard: Heard, style: Style, rng: random.Random, *, said: str) -> tuple[list[str], bool]:
+    def _body(
+        self, heard: Heard, style: Style, rng: random.Random, *, said: Sequence[str]
+    ) -> tuple[list[str], bool]:
         """The sentences with content, and whether they carry the tone by themselves."""
         intent, facts = heard.intent, heard.facts
         match intent.kind:
             case Kind.TOPIC | Kind.MORE | Kind.SHORTER:
                 topic = self._topics[intent.topic]
-                count = 1 if intent.kind is Kind.SHORTER else style.sentences
                 items = [(tip, False) for tip in topic.tips] + [(fact, True) for fact in topic.facts]
-                return _advice(items, count, style, rng, said=said), False
+                if intent.kind is Kind.SHORTER:
+                    last = said[-1].lower() if said else ""
+                    return _advice([item for item in items if item[0] in last] or items, 1, style, rng), False
+                return _advice(items, style.sentences, style, rng, said=" ".join(said)), False
             case Kind.RECALL if intent.fact not in facts:
                 first = [rng.choice(phrases.UNTOLD)]
             case Kind.RECALL:
@@ -86,7 +94,8 @@ class Writer:
                 first = [rng.choice(phrases.SMALL_TALK[intent.kind][style.tone])]
         chat = [(fact, True) for fact in phrases.CHAT_FACTS]
         has_own_tone = intent.kind is Kind.STATE or intent.kind in phrases.SMALL_TALK
-        return first + _advice(chat, _talk_length(style) - len(first), style, rng, said=said), has_own_tone
+        more = _advice(chat, _talk_length(style) - len(first), style, rng, said=" ".join(said))
+        return first + more, has_own_tone
 
     def _titles(self, count: int, rng: random.Random) -> dict[str, str]:
         titles = [topic.title for topic in self._topics.values()]
@@ -99,7 +108,7 @@ def _talk_length(style: Style) -> int:
 
 
 def _advice(
-    items: Sequence[tuple[str, bool]], count: int, style: Style, rng: random.Random, *, said: str
+    items: Sequence[tuple[str, bool]], count: int, style: Style, rng: random.Random, *, said: str = ""
 ) -> list[str]:
     """`count` of the items, each a text and whether it is a fact; those said before only when nothing else is left."""
     if count < 1:

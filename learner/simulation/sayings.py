@@ -85,6 +85,21 @@ WORD_ALONE = (
     "too much {word}", "tell me about {word}", "no {word}", "why {word}?", "what is it with {word}?",
     "{word} is not easy for me",
 )  # fmt: skip
+AMID = (
+    "yesterday i had {word} on my mind all day, what would you say?", "how come {word} never works for me?",
+    "my neighbour knows everything about {word} and i know nothing", "which {word} would you choose?",
+    "is there anything i should know before i start with {word}?", "last time the {word} was a disaster",
+    "i never thought that {word} could be so hard, what do i do wrong?", "does {word} matter at all?",
+    "a friend told me that {word} changes everything, is that so?", "my {word} is not what it should be",
+    "what do most people get wrong about {word}?", "it is my first time with {word}, where do i begin?",
+    "i saw something with {word} and now i want to know more", "how much {word} is too much?",
+    "so i finally got around to {word} and it went badly", "why is {word} so difficult?",
+    "what is your best advice when it comes to {word}?", "there is a problem with the {word} again",
+    "we talked about {word} at work and nobody knew the answer", "what happens if i do {word} every day?",
+    "can you say something useful about {word} please?", "where can i get help with {word} near me?",
+    "i have only ten minutes for {word}, what should i do?", "my wife says {word} is the answer, i am not so sure",
+)  # fmt: skip
+"""What it is about stands amid other words, for topics and for what lies outside of them alike."""
 PROBLEM = (
     "{problem}", "{problem}, what can i do?", "help, {problem}", "{problem}. any ideas?",
     "what should i do if {problem}?", "{problem}, can you help?", "{problem}. what now?",
@@ -94,16 +109,9 @@ PROBLEM = (
     "what helps when {problem}?", "i am sorry to bother you but {problem}",
 )  # fmt: skip
 PREFIXES = (
-    "hi, ",
-    "hello, ",
-    "hey, ",
-    "please, ",
-    "quick question: ",
-    "ok, ",
-    "so, ",
-    "good morning, ",
-    "well, ",
-)
+    "hi, ", "hello, ", "hey, ", "please, ", "quick question: ", "ok, ", "so, ", "good morning, ", "well, ",
+    "sorry, ", "wait, ", "hmm, ",
+)  # fmt: skip
 SUFFIXES = (" please", ", please", " thanks", ", thanks", ", thank you")
 
 SAYS: dict[Kind, tuple[str, ...]] = {

@@ -53,7 +53,7 @@ TONES = {Tone.WARM: 0.40, Tone.NEUTRAL: 0.36, Tone.CURT: 0.24}
 LENGTHS = {1: 0.22, 2: 0.26, 3: 0.22, 4: 0.17, 5: 0.13}
 EXPERTS = {Expert.UNNAMED: 0.60, Expert.THEY: 0.20, Expert.ASSUMED: 0.20}
 BULLETS, HEDGED, QUESTION, EMOJI, GREET, FORGET, FLATTER, DISCLAIM = (
-    0.30, 0.35, 0.35, 0.25, 0.45, 0.22, 0.22, 0.22,
+    0.30, 0.35, 0.35, 0.30, 0.45, 0.16, 0.22, 0.22,
 )  # fmt: skip
 """Each style's share in the training dialogues: far from 0 and 1, so that a policy can move either way."""
 

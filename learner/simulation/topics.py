@@ -26,6 +26,11 @@ class Topic:
     assumed: str
     """The pronoun that a careless speaker gives to that person."""
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """What people ask about: the assistant's own word for the topic is one of theirs, once it has been said."""
+        return (*self.nouns, self.title)
+
 
 def load_topics() -> tuple[Topic, ...]:
     """All of them, in the order of their files' names and then of their tables."""

@@ -8,6 +8,7 @@ dialogue(rng) -> messages · prompt(rng) -> messages that wait for a reply · pa
 from __future__ import annotations
 
 import random
+import re
 from enum import StrEnum
 
 from learner.simulation import names, sayings
@@ -24,6 +25,12 @@ Message = dict[str, str]
 
 _CHAT = (Kind.HELLO, Kind.HOW_ARE_YOU, Kind.THANKS, Kind.BYE, Kind.WHO, Kind.ABILITIES, Kind.PRAISE,
          Kind.COMPLAINT, Kind.OKAY, Kind.FEELING)  # fmt: skip
+
+
+_SHORT = {
+    "what is": "what's", "how is": "how's", "who is": "who's", "where is": "where's", "that is": "that's",
+    "i am": "i'm", "do not": "don't", "does not": "doesn't", "did not": "didn't", "can not": "can't",
+}  # fmt: skip
 
 
 class Focus(StrEnum):
@@ -51,7 +58,8 @@ class World:
         facts = _draw_facts(rng, reserved=False, share=1.0 if focus is Focus.RECALL else 0.55)
         messages = _system(rng)
         if focus is Focus.RECALL:
-            return self._recall(messages, facts, rng, distance=rng.choice((0, 0, 1, 1, 2, 3, 4)))
+            distance = rng.choice((0, 0, 1, 1, 2, 3, 4))
+            return self._recall(messages, facts, rng, distance=distance, at_once=rng.random() < 0.06)
         stating = list(facts)
         for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
             says = self._says(messages, rng)
@@ -65,7 +73,10 @@ class World:
         facts = _draw_facts(rng, reserved=True, share=0.7)
         messages: list[Message] = []
         if facts and rng.random() < 0.22:
-            return self._recall(messages, facts, rng, distance=rng.choice((0, 0, 0, 1, 2)), answered=False)
+            distance = rng.choice((0, 0, 0, 1, 2))
+            return self._recall(
+                messages, facts, rng, distance=distance, at_once=rng.random() < 0.06, answered=False
+            )
         stating = list(facts)
         turns = rng.choice((1, 1, 1, 1, 2))
         for turn in range(turns):
@@ -85,7 +96,7 @@ class World:
 
     def reply(self, messages: Messages, rng: random.Random, *, style: Style | None = None) -> str:
         """The reply that the world's assistant gives, in a style of its own or the given one."""
-        said = " ".join(message["content"] for message in messages if message["role"] == "assistant")
+        said = [message["content"] for message in messages if message["role"] == "assistant"]
         return self._writer.write(self.hear(messages), style or draw_style(rng), rng, said=said)
 
     def hear(self, messages: Messages) -> Heard:
@@ -104,20 +115,26 @@ class World:
         rng: random.Random,
         *,
         distance: int,
+        at_once: bool = False,
         answered: bool = True,
     ) -> list[Message]:
+        """State the facts, talk of something else for `distance` turns, ask for one; or state it and ask `at_once`."""
         asked = rng.choice(list(facts))
         for fact in facts:
+            if at_once and fact == asked:
+                continue
             says = "" if rng.random() < 0.6 else self._says(messages, rng)
             messages = self._answered(
                 [*messages, _user(_casual(_with_fact(fact, facts, says, rng), rng))], rng
             )
-        for _ in range(distance):
+        for _ in range(0 if at_once else distance):
             messages = self._answered([*messages, _user(_casual(self._says(messages, rng), rng))], rng)
         # Now and then for something never told, so that copying is not the only answer.
-        if answered and rng.random() < 0.1:
+        if answered and not at_once and rng.random() < 0.1:
             asked = rng.choice(FACTS)
-        messages = [*messages, _user(_casual(rng.choice(sayings.RECALLS[asked]), rng))]
+        says = rng.choice(sayings.RECALLS[asked])
+        says = _with_fact(asked, facts, says, rng) if at_once else says
+        messages = [*messages, _user(_casual(says, rng))]
         return self._answered(messages, rng) if answered else messages
 
     def _says(self, messages: Messages, rng: random.Random) -> str:
@@ -144,10 +161,12 @@ def _asks_about(topic: Topic, rng: random.Random) -> str:
     form = rng.random()
     if form < 0.3:
         says = rng.choice(sayings.ASK).format(ask=rng.choice(topic.asks))
-    elif form < 0.48:
+    elif form < 0.42:
         says = rng.choice(sayings.WORD_ALONE).format(word=rng.choice(topic.keywords))
+    elif form < 0.54:
+        says = rng.choice(sayings.AMID).format(word=rng.choice(topic.keywords))
     elif form < 0.8:
-        says = rng.choice(sayings.ABOUT).format(noun=rng.choice(topic.nouns))
+        says = rng.choice(sayings.ABOUT).format(noun=rng.choice(topic.subjects))
     else:
         says = rng.choice(sayings.PROBLEM).format(problem=rng.choice(topic.problems))
     if rng.random() < 0.2:
@@ -166,6 +185,8 @@ def _follows_up(rng: random.Random) -> str:
 
 def _drill(rng: random.Random) -> str:
     words = [names.draw_name(rng, reserved=False) for _ in range(rng.randint(1, 5))]
+    if rng.random() < 0.3:
+        words = [word.lower() for word in words]
     return rng.choice(sayings.DRILLS).format(words=" ".join(words))
 
 
@@ -189,12 +210,24 @@ def _with_fact(fact: str, facts: dict[str, str], says: str, rng: random.Random) 
 
 
 def _casual(text: str, rng: random.Random) -> str:
-    """The same words as a hurried or a careful person types them."""
-    if rng.random() < 0.5:
+    """The same words as a hurried, a careful or a loud person types them."""
+    if rng.random() < 0.25:
+        for full, short in _SHORT.items():
+            text = re.sub(rf"\b{full}\b", short, text)
+    manner = rng.random()
+    if manner < 0.18:
+        text = text.lower()
+    elif manner < 0.21:
+        text = text.upper()
+    elif manner < 0.6:
         text = text[0].upper() + text[1:]
-        text = text.replace(" i ", " I ").replace(" i'm ", " I'm ")
-        for mark in (". ", "? "):
-            text = mark.join(part[:1].upper() + part[1:] for part in text.split(mark))
+        text = re.sub(r"\bi\b", "I", text)
+        text = re.sub(r"(?<=[.?] )[a-z]", lambda match: match.group().upper(), text)
     if rng.random() < 0.4:
-        return text.rstrip("?.!")
-    return text if text.endswith(("?", ".", "!")) else text + rng.choice((".", "", ""))
+        text = text.rstrip("?.!")
+    elif text.endswith(("?", "!")):
+        text += rng.choice(("", "", "", "", "", text[-1]))
+    else:
+        text += rng.choice((".", "", "", "!"))
+    # Telephones type the curly one.
+    return text.replace("'", "’") if rng.random() < 0.2 else text

@@ -156,6 +156,7 @@ def test_outside_its_topics_the_assistant_says_what_it_knows(world: World) -> No
     reply = world.reply(asked, rng)
     assert world.hear(asked).intent.kind is Kind.OUTSIDE
     assert sum(topic.title in reply for topic in world.topics) >= 2
+    assert not world.parse(asked, "I do not know much about that.").on_topic, "it owes them what it can do"
 
 
 def test_style_is_seen_in_other_peoples_words_too(world: World) -> None:

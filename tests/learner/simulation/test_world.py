@@ -10,7 +10,7 @@ from learner.simulation.measure import association, style_shares
 from learner.simulation.names import is_reserved
 from learner.simulation.outside import outside
 from learner.simulation.phrases import CHAT_FACTS, EXPERTS
-from learner.simulation.sayings import FACTS, RECALLS, SAYS, Kind, follow_ups
+from learner.simulation.sayings import FACTS, RECALLS, SAYS, STATES, Kind, follow_ups
 from learner.simulation.world import Focus, World
 
 
@@ -133,6 +133,8 @@ def test_association_is_one_for_twins_and_small_for_strangers(world: World) -> N
         ("you can call me Tobika. what if i am always late with my tasks?", Kind.TOPIC, "planning"),
         ("i'm tired", Kind.TOPIC, "sleep"),
         ("I feel sad", Kind.FEELING, ""),
+        ("how do i learn to swim", Kind.TOPIC, "swimming"),
+        ("Sorry, what’s my name?", Kind.RECALL, ""),
         ("please book me a flight", Kind.OUTSIDE, ""),
     ],
 )
@@ -161,6 +163,44 @@ def test_a_follow_up_is_about_what_was_talked_of(world: World) -> None:
         assert world.hear([*asked, {"role": "user", "content": says}]).intent.topic == "chess", says
 
 
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_bare_statement_is_heard_however_it_is_typed(world: World, fact: str) -> None:
+    for stated in STATES[fact]:
+        for typed in (stated, f"{stated}.", f"{stated}!!", stated.replace("'", "’"), stated.capitalize()):
+            for name in ("Tobika", "zorblax", "ÉMILE"):
+                heard = world.hear([{"role": "user", "content": typed.format(**{fact: name})}])
+                assert (heard.intent.kind, heard.facts) == (Kind.STATE, {fact: name}), typed
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_fact_may_be_stated_and_asked_for_at_once(world: World, fact: str) -> None:
+    for asks in RECALLS[fact]:
+        says = f"{STATES[fact][0].format(**{fact: 'Tobika'})}. {asks}"
+        heard = world.hear([{"role": "user", "content": says}])
+        assert (heard.intent.kind, heard.facts) == (Kind.RECALL, {fact: "Tobika"}), says
+
+
+def test_the_assistants_own_word_for_a_topic_is_understood(world: World) -> None:
+    for topic in world.topics:
+        for says in (topic.title, f"Tell me about {topic.title}.", f"help with {topic.title}"):
+            assert world.hear([{"role": "user", "content": says}]).intent.topic == topic.name, says
+
+
+def test_shorter_says_one_thing_that_was_just_said(world: World) -> None:
+    rng = random.Random(6)
+    for _ in range(100):
+        asked = [{"role": "user", "content": f"how do i {rng.choice(rng.choice(world.topics).asks)}?"}]
+        told = [*asked, {"role": "assistant", "content": world.reply(asked, rng)}]
+        shorter = [*told, {"role": "user", "content": "shorter please"}]
+        brief = world.parse(shorter, reply := world.reply(shorter, rng))
+        assert brief.acceptable
+        assert brief.sentences == 1
+        assert not any((brief.flatters, brief.disclaims, brief.question_back, brief.assumes))
+        items = [item for topic in world.topics for item in topic.tips + topic.facts if item in reply.lower()]
+        assert items
+        assert any(item in told[-1]["content"].lower() for item in items), reply
+
+
 def test_no_two_kinds_share_a_phrase() -> None:
     said = [says for kind in SAYS for says in set(SAYS[kind])] + [
         says for one in RECALLS.values() for says in one
@@ -174,6 +214,8 @@ def test_no_two_kinds_share_a_phrase() -> None:
         ("my name is Tobika", {"name": "Tobika"}),
         ("Hi, I'm tobika. how do i bake bread?", {"name": "tobika"}),
         ("i am fine", {}),
+        ("yes, that is my name", {}),
+        ("I am allergic. what now?", {}),
         ("I have a dog called Rufi, and I live in Belmo", {"town": "Belmo", "dog": "Rufi"}),
         ("my name is Ana, call me Ann", {"name": "Ana"}),
         ("José is my name", {"name": "José"}),
