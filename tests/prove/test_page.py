@@ -134,7 +134,7 @@ def test_the_newest_line_of_a_case_counts_and_this_code_is_the_newest_lines(tmp_
         line("fresh", "test", test, code="old", at=1),
     )
     text = page.files(docs)[Path("proof.md")]
-    assert "This code is `new` (commit `commit-new`)" in text
+    assert "that anything was run on is `new` (commit `commit-new`)" in text
     assert "not run on this code (1 of 2 cases are); older lines included, it holds" in text
     assert "| `serve` | yes | pages 1 | 1.5 | this |" in text
     assert "| `test` | yes | said 12 \\| passed | 1.5 | `old` |" in text
