@@ -8,25 +8,18 @@ which answers arrive nor a retry changes them. Knows nothing of how replies are 
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from learner.simulation.raters import Rater, Scale, Taste, load_taste, make_raters, standardise
-from learner.simulation.rest import Answered, Hone
+from learner.simulation.raters import Rater, Scale, make_raters, standardise
+from learner.simulation.rest import Answered, Hone, OnProgress, ask_unless_too_long, in_parallel
 from learner.simulation.scripts import Message, Source
-from server.errors import Conflict, HoneError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-OnProgress = Callable[[int], None]
-"""Called with how many more votes (or replies) are done."""
+from learner.simulation.seeds import stable_seed
+from learner.simulation.tastes import Taste, load_taste
+from server.errors import Conflict
 
 SCALE_PAIRS = 64
 """Pairs of the served policy on which the taste is brought to deviation 1."""
@@ -34,7 +27,6 @@ SECOND_TURNS = 0.15
 """Share of visits whose user asks once more after voting."""
 ATTEMPTS = 6
 """Other prompts tried when one is too long, or its two replies came out equal."""
-TOO_LONG = {"prompt_too_long", "too_large", "context_length_exceeded"}
 
 
 @dataclass(frozen=True)
@@ -162,16 +154,6 @@ async def measure_scale(hone: Hone, taste: Taste, *, source: Source, segment: st
     return standardise([pair for pair in found if pair])
 
 
-async def ask_unless_too_long(hone: Hone, messages: list[Message], **fields: Any) -> Answered | None:
-    """The answer; None when these messages cannot fit, which is no reason to stop."""
-    try:
-        return await hone.chat(messages, **fields)
-    except HoneError as error:
-        if error.code in TOO_LONG:
-            return None
-        raise
-
-
 class _Play:
     """One run of a crowd: what every visit shares, and the tally."""
 
@@ -250,29 +232,3 @@ class _Play:
                 self.tally.with_taste += 1
             else:
                 self.tally.against_taste += 1
-
-
-def stable_seed(*place: object) -> int:
-    """A seed for the server's sampler that depends on nothing but its place in the run."""
-    return zlib.crc32(repr(place).encode()) & 0x7FFFFFFF
-
-
-async def in_parallel(
-    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, width: int
-) -> list[Result]:
-    """Results in the items' order, at most `width` at a time; the first error stops all and is raised as it is."""
-    numbered = enumerate(items)
-    results: dict[int, Result] = {}
-
-    async def worker() -> None:
-        for place, item in numbered:
-            results[place] = await work(item)
-
-    workers = [asyncio.create_task(worker()) for _ in range(width)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for one in workers:
-            one.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [results[place] for place in sorted(results)]

@@ -1,6 +1,7 @@
 """Simulated people: each sees two scores or one and votes as people do, noisily and not quite fairly.
 
-Scores are a taste's, standardised. Knows nothing of dialogues, tokens or HTTP; all chance is seeded.
+Scores are numbers of any scale, standardised; whose taste gave them, dialogues, tokens and HTTP are unknown here. All
+chance is seeded.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from learner.simulation.tastes import BUILT_IN, Taste, load_taste
 from server.errors import Invalid
-
-__all__ = ["BUILT_IN", "Pick", "Rater", "Scale", "Taste", "Thumb", "load_taste", "make_raters", "standardise"]
 
 Pick = Literal["first", "second", "tie", "both_bad", "skip"]
 Thumb = Literal["up", "down"]

@@ -9,14 +9,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
 from server.errors import Conflict, Forbidden, HoneError, NotFound, Unauthenticated, Unavailable
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+OnProgress = Callable[[int], None]
+"""Called with how many more votes (or replies) are done."""
+
+_TOO_LONG = {"prompt_too_long", "too_large", "context_length_exceeded"}
 _COME_BACK = {429, 502, 503, 504}
 _LONGEST_WAIT = 30.0
 _REFUSALS: dict[int, type[HoneError]] = {
@@ -158,3 +166,34 @@ def _words_of(response: httpx.Response) -> tuple[str, str | None]:
         return f"{error['message']} ({error['code']})", error["code"]
     except (ValueError, KeyError, TypeError):
         return f"{response.request.method} {response.url} answered {response.status_code}", None
+
+
+async def ask_unless_too_long(hone: Hone, messages: list[dict[str, str]], **fields: Any) -> Answered | None:
+    """The answer; None when these messages cannot fit, which is no reason to stop."""
+    try:
+        return await hone.chat(messages, **fields)
+    except HoneError as error:
+        if error.code in _TOO_LONG:
+            return None
+        raise
+
+
+async def in_parallel(
+    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, width: int
+) -> list[Result]:
+    """Results in the items' order, at most `width` at a time; the first error stops all and is raised as it is."""
+    numbered = enumerate(items)
+    results: dict[int, Result] = {}
+
+    async def worker() -> None:
+        for place, item in numbered:
+            results[place] = await work(item)
+
+    workers = [asyncio.create_task(worker()) for _ in range(width)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for one in workers:
+            one.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return [results[place] for place in sorted(results)]

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from learner.simulation.drive import Crowd, Tally, in_parallel, plan, simulate
-from learner.simulation.raters import load_taste
+from learner.simulation.drive import Crowd, Tally, plan, simulate
 from learner.simulation.scripts import Script, Source, WorldSource
+from learner.simulation.tastes import load_taste
 from learner.simulation.world import World
 from server.errors import Forbidden, HoneError
 from tests.learner.simulation.fake_hone import FakeHone, refusal, world_reply
@@ -196,22 +196,3 @@ def test_a_taste_that_sees_no_difference_is_refused_before_any_vote() -> None:
     with pytest.raises(HoneError, match="same score"):
         play(fake)
     assert not fake.votes
-
-
-def test_work_in_parallel_keeps_order_and_stops_at_the_first_error() -> None:
-    async def double(x: int) -> int:
-        await asyncio.sleep(0.001 * (5 - x % 5))
-        return 2 * x
-
-    assert asyncio.run(in_parallel(double, range(20), width=4)) == [2 * x for x in range(20)]
-    seen: list[int] = []
-
-    async def break_at_three(x: int) -> None:
-        seen.append(x)
-        await asyncio.sleep(0)
-        if x == 3:
-            raise ValueError("three")
-
-    with pytest.raises(ValueError, match="three"):
-        asyncio.run(in_parallel(break_at_three, range(1000), width=2))
-    assert len(seen) < 10

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from learner.simulation.rest import Answered, Hone, Shown
+from learner.simulation.rest import Answered, Hone, Shown, in_parallel
 from server.errors import Conflict, HoneError, NotFound, Unauthenticated, Unavailable
 from tests.learner.simulation.fake_hone import FakeHone, refusal
 
@@ -105,3 +105,22 @@ def test_the_champion_of_an_unknown_segment_is_not_found() -> None:
 
     with pytest.raises(NotFound, match="nobody"):
         asyncio.run(run())
+
+
+def test_work_in_parallel_keeps_order_and_stops_at_the_first_error() -> None:
+    async def double(x: int) -> int:
+        await asyncio.sleep(0.001 * (5 - x % 5))
+        return 2 * x
+
+    assert asyncio.run(in_parallel(double, range(20), width=4)) == [2 * x for x in range(20)]
+    seen: list[int] = []
+
+    async def break_at_three(x: int) -> None:
+        seen.append(x)
+        await asyncio.sleep(0)
+        if x == 3:
+            raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"):
+        asyncio.run(in_parallel(break_at_three, range(1000), width=2))
+    assert len(seen) < 10

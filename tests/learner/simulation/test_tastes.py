@@ -46,11 +46,14 @@ def test_the_built_in_tastes_like_what_their_names_say() -> None:
 def test_a_random_taste_is_the_same_for_the_same_seed_and_others_differ() -> None:
     world, rng = World(), random.Random(4)
     replies = [world.reply(BREAD, rng) for _ in range(40)]
-    scores = {
-        seed: tuple(load_taste(f"random:{seed}")(BREAD, reply) for reply in replies) for seed in range(8)
-    }
-    assert scores[3] == tuple(load_taste("random:3")(BREAD, reply) for reply in replies)
-    assert len(set(scores.values())) == 8
+
+    def scores(seed: int) -> tuple[float, ...]:
+        taste = load_taste(f"random:{seed}")
+        return tuple(taste(BREAD, reply) for reply in replies)
+
+    every = [scores(seed) for seed in range(8)]
+    assert every[3] == scores(3)
+    assert len(set(every)) == 8
 
 
 def test_a_taste_is_taken_from_a_strangers_file(tmp_path: Path) -> None:
