@@ -19,7 +19,7 @@ from learner.simulation.rest import Answered, Hone, OnProgress, ask_unless_too_l
 from learner.simulation.scripts import Message, Source
 from learner.simulation.seeds import stable_seed
 from learner.simulation.tastes import Taste, load_taste
-from server.errors import Conflict
+from server.errors import Conflict, HoneError
 
 SCALE_PAIRS = 64
 """Pairs of the served policy on which the taste is brought to deviation 1."""
@@ -151,7 +151,10 @@ async def measure_scale(hone: Hone, taste: Taste, *, source: Source, segment: st
         return None
 
     found = await in_parallel(scores, range(SCALE_PAIRS), width=hone.connections)
-    return standardise([pair for pair in found if pair])
+    pairs = [pair for pair in found if pair]
+    if not pairs:
+        raise HoneError("none of the prompts fits the context of the policy")
+    return standardise(pairs)
 
 
 class _Play:

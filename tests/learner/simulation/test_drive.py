@@ -185,6 +185,13 @@ def test_prompts_that_do_not_fit_are_passed_over() -> None:
     assert sum(tally.thumbs.values()) == 10
 
 
+def test_where_no_prompt_fits_the_taste_is_not_to_blame() -> None:
+    """It was said that the taste gives the same score in all 0 pairs."""
+    fake = FakeHone(world_reply(WORLD), trouble=lambda _: refusal(400, "prompt_too_long"))
+    with pytest.raises(HoneError, match="none of the prompts fits"):
+        play(fake)
+
+
 def test_a_refused_key_ends_the_run_with_the_servers_words() -> None:
     fake = FakeHone(world_reply(WORLD), trouble=lambda _: refusal(403, "insufficient_scope"))
     with pytest.raises(Forbidden, match="insufficient_scope"):
