@@ -1,7 +1,8 @@
 """A deployed Hone as a stranger sees it: REST and nothing else. Patient with restarts, honest about refusals.
 
-A busy or absent server is asked again, as `Retry-After` says, until patience runs out; a vote carries an
-idempotency key made from what it is about, so asking again never votes twice. Knows nothing of tastes.
+A busy or absent server is asked again, as `Retry-After` says, until patience runs out: soon where nobody has ever
+answered, for that is most often a wrong address. A vote carries an idempotency key made from what it is about, so
+asking again never votes twice. Knows nothing of tastes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from server.errors import Conflict, Forbidden, HoneError, NotFound, Unauthenticated, Unavailable
+from server.errors import Conflict, Forbidden, HoneError, Invalid, NotFound, Unauthenticated, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +27,11 @@ OnProgress = Callable[[int], None]
 
 _TOO_LONG = {"prompt_too_long", "too_large", "context_length_exceeded"}
 _COME_BACK = {429, 502, 503, 504}
+_NOBODY_THERE = {502, 504}
+"""What a proxy says in the name of a server that it does not reach."""
 _LONGEST_WAIT = 30.0
+_FIRST_PATIENCE = 10.0
+"""Seconds until a server that has not answered once is given up."""
 _REFUSALS: dict[int, type[HoneError]] = {
     401: Unauthenticated,
     403: Forbidden,
@@ -65,12 +70,14 @@ class Hone:
         patience: float = 120.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = _checked_url(url)
         self.connections = connections
         self._patience = patience
+        self._met = False
+        """Whether this server has ever answered."""
         self._client = httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {_checked_key(key)}"},
             timeout=httpx.Timeout(300.0, connect=10.0),
             limits=httpx.Limits(max_connections=connections),
             transport=transport,
@@ -120,24 +127,51 @@ class Hone:
         await self._ask("POST", "/v1/feedback", json=body, headers=headers)
 
     async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        deadline = time.monotonic() + self._patience
+        began = time.monotonic()
         attempt = 0
         while True:
             try:
                 response = await self._client.request(method, path, **request)
             except httpx.TransportError as error:
                 reason, wait = f"{type(error).__name__}: {error}", None
-            except httpx.InvalidURL as error:
-                raise HoneError(f"{self.url} is not an address: {error}") from error
             else:
+                self._met |= response.status_code not in _NOBODY_THERE
                 if response.status_code not in _COME_BACK:
                     return _body_of(response)
                 reason, wait = _words_of(response)[0], _retry_after(response)
             wait = min(0.25 * 2**attempt, 8.0) if wait is None else wait
-            if time.monotonic() + wait > deadline:
-                raise Unavailable(f"{self.url} does not answer: {reason}")
+            patience = self._patience if self._met else min(self._patience, _FIRST_PATIENCE)
+            if time.monotonic() + wait > began + patience:
+                raise Unavailable(self._given_up(reason))
             attempt += 1
             await asyncio.sleep(wait)
+
+    def _given_up(self, reason: str) -> str:
+        if self._met:
+            return f"{self.url} does not answer: {reason}"
+        return (
+            f"no server answers at {self.url} ({reason}): start one with `make serve` or `hone serve`, or give "
+            "the address of one that runs with --url"
+        )
+
+
+def _checked_url(url: str) -> str:
+    """`url` without its last slash. Raises Invalid for what can be no address, which no patience would mend."""
+    try:
+        address = httpx.URL(url)
+        sound = address.scheme in ("http", "https") and address.host and 0 < (address.port or 1) < 65536
+    except (httpx.InvalidURL, ValueError):  # the latter from international host names
+        sound = False
+    if not sound:
+        raise Invalid(f"{url!r} is not an address: one looks like http://127.0.0.1:8000", param="url")
+    return url.rstrip("/")
+
+
+def _checked_key(key: str) -> str:
+    """Raises Unauthenticated for what no header can carry: a key is of letters, digits and signs of ASCII."""
+    if key.isascii() and key.isprintable() and key.strip():
+        return key
+    raise Unauthenticated("the key is not one of Hone's: it is empty, or holds characters that no key has")
 
 
 def _retry_after(response: httpx.Response) -> float | None:
