@@ -61,6 +61,14 @@ PromptsFile = Annotated[
 ]
 Segment = Annotated[str, typer.Option("--segment", envvar="HONE_SEGMENT", help="The lane to talk to.")]
 Seed = Annotated[int, typer.Option("--seed", envvar="HONE_SEED", help="Draws everything that is drawn.")]
+CrowdSeed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        envvar="HONE_SEED",
+        help="Draws everything that is drawn. Another run with the same seed: the same people, new conversations.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", envvar="HONE_JSON", help="Print JSON for programs.")]
 Connections = Annotated[
     int, typer.Option("--connections", min=1, max=1024, envvar="HONE_CONNECTIONS", help="Requests at a time.")
@@ -113,7 +121,7 @@ def simulate(
     ] = 0.0,
     prompts_file: PromptsFile = None,
     segment: Segment = "default",
-    seed: Seed = 0,
+    seed: CrowdSeed = 0,
     connections: Connections = 16,
     data_dir: DataDir = None,
     as_json: AsJson = False,

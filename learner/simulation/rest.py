@@ -105,14 +105,21 @@ class Hone:
             completion_tokens=(got.get("usage") or {}).get("completion_tokens", 0),
         )
 
-    async def pick(self, comparison_id: str, value: str, *, user: str) -> None:
+    async def pick(self, comparison_id: str, value: str, *, user: str, once: str | None = None) -> None:
+        """`once` names something that only one vote may do: Conflict (`idempotency_conflict`) to any other."""
         body = {"kind": "pick", "comparison_id": comparison_id, "value": value, "user": user}
-        await self._vote(body, about=comparison_id)
+        await self._vote(body, once or f"pick-{comparison_id}")
 
-    async def thumb(self, reply_id: str, value: str, *, user: str) -> None:
-        await self._vote(
-            {"kind": "thumb", "reply_id": reply_id, "value": value, "user": user}, about=reply_id
-        )
+    async def thumb(self, reply_id: str, value: str, *, user: str, once: str | None = None) -> None:
+        """`once` as for a pick."""
+        body = {"kind": "thumb", "reply_id": reply_id, "value": value, "user": user}
+        await self._vote(body, once or f"thumb-{reply_id}")
+
+    async def newest_vote(self, user: str, segment: str) -> int:
+        """Place in the record of the last vote of `user`; 0 for none. Needs the scope operator."""
+        asked = {"user": user, "segment": segment, "limit": 1}
+        rows = (await self._ask("GET", "/v1/feedback", params=asked))["data"]
+        return int(rows[0]["seq"]) if rows else 0
 
     async def champion(self, segment: str) -> int:
         """Version that serves `segment` by the promotion log; 0 is the bare base."""
@@ -122,9 +129,8 @@ class Hone:
             raise NotFound(f"there is no segment {segment!r}", code="unknown_segment")
         return int(found)
 
-    async def _vote(self, body: dict[str, Any], *, about: str) -> None:
-        headers = {"Idempotency-Key": f"{body['kind']}-{about}"}
-        await self._ask("POST", "/v1/feedback", json=body, headers=headers)
+    async def _vote(self, body: dict[str, Any], idempotency_key: str) -> None:
+        await self._ask("POST", "/v1/feedback", json=body, headers={"Idempotency-Key": idempotency_key})
 
     async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         began = time.monotonic()

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from learner.simulation.drive import Crowd, Tally, plan, simulate
+from learner.simulation.rest import Hone
 from learner.simulation.scripts import Script, Source, WorldSource
 from learner.simulation.tastes import load_taste
 from learner.simulation.world import World
-from server.errors import Forbidden, HoneError
+from server.errors import Forbidden, HoneError, Unauthenticated
 from tests.learner.simulation.fake_hone import FakeHone, refusal, world_reply
 
 WORLD = World()
@@ -131,6 +132,76 @@ def test_the_same_seed_casts_the_same_votes_in_any_order_of_arrival() -> None:
     play(other, seed=4)
     assert comparable(one) == comparable(two)
     assert comparable(one) != comparable(other)
+
+
+def rated(fake: FakeHone) -> Counter[str]:
+    """What was asked to be voted on: the words and the sampler's seed, whoever asked."""
+    return Counter(repr((chat["messages"], chat["seed"])) for chat in fake.chats if "metadata" not in chat)
+
+
+def test_a_crowd_that_comes_again_begins_other_conversations() -> None:
+    """A second run with the same seed cast the very votes of the first one again."""
+    fake = FakeHone(world_reply(WORLD))
+    first, second = (play(fake, seed=3).as_dict() for _ in range(2))
+    assert len(fake.votes) == 140
+    assert len({vote["user"] for vote in fake.votes.values()}) == 6
+    assert max(rated(fake).values()) == 1
+    assert first["picks"] != second["picks"]
+
+
+def test_other_crowds_on_record_change_nothing() -> None:
+    alone, later = FakeHone(world_reply(WORLD)), FakeHone(world_reply(WORLD))
+    play(alone, seed=3)
+    play(later, seed=4)
+    play(later, seed=3)
+    assert comparable(alone) <= comparable(later)
+
+
+def test_a_run_that_was_cut_off_is_not_repeated_by_the_next() -> None:
+    fake = FakeHone(world_reply(WORLD))
+
+    def cut_off(_: httpx.Request) -> httpx.Response | None:
+        return refusal(401, "revoked_key") if len(fake.votes) >= 20 else None
+
+    fake.trouble = cut_off
+    with pytest.raises(Unauthenticated):
+        play(fake)
+    cast, fake.trouble = len(fake.votes), None
+    play(fake)
+    assert 20 <= cast < 70
+    assert len(fake.votes) == cast + 70
+    assert max(rated(fake).values()) == 1
+
+
+def test_a_key_that_may_not_read_the_record_repeats_nothing_either() -> None:
+    fake = FakeHone(world_reply(WORLD))
+    fake.trouble = lambda request: refusal(403, "insufficient_scope") if request.method == "GET" else None
+    for _ in range(3):
+        play(fake)
+    assert len(fake.votes) == 3 * 70
+    # Each run after the first finds out by a question that is not voted on: one after one run, two after two.
+    assert sum(rated(fake).values()) - len(rated(fake)) == 1 + 2
+
+
+def test_two_simulators_at_once_never_cast_the_same_vote() -> None:
+    fake = FakeHone(world_reply(WORLD))
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        return fake.answer(request)
+
+    async def run() -> Tally:
+        crowd = Crowd("friendly-brief", users=6, picks=40, thumbs=30, seed=3)
+        async with Hone("http://hone.test", "key", transport=httpx.MockTransport(answer)) as hone:
+            return await simulate(hone, crowd, source=WorldSource(WORLD, seed=3, held_out=False))
+
+    async def both() -> None:
+        await asyncio.gather(run(), run())
+
+    asyncio.run(both())
+    assert len(fake.votes) == 140
+    assert max(comparable(fake).values()) == 1
+    assert sum(rated(fake).values()) - len(rated(fake)) <= 1
 
 
 def test_a_vote_whose_answer_got_lost_is_not_cast_twice() -> None:
