@@ -6,13 +6,15 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 DATA_DIR = Path("data")
+OF_THE_MACHINE = frozenset({"device", "threads", "learner_threads"})
+"""Settings that say how to use this computer, and nothing of which installation is meant or what it does."""
 
 
 class Settings(BaseSettings):
@@ -93,6 +95,14 @@ class Settings(BaseSettings):
     log_json: bool = False
     """One JSON object per log line."""
 
+    @classmethod
+    def apart(cls, data_dir: Path) -> Settings:
+        """Another installation in `data_dir`: all that this shell's `HONE_*` count for is how to use the machine."""
+        given: dict[str, Any] = {
+            name: field.default for name, field in cls.model_fields.items() if name not in OF_THE_MACHINE
+        }
+        return cls(**given | {"data_dir": data_dir})
+
     @property
     def resolved_database_url(self) -> str:
         """`database_url`, or SQLite inside the data directory."""
@@ -128,10 +138,16 @@ class Settings(BaseSettings):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def environment(self) -> dict[str, str]:
-        """This process's environment, with every setting that was given, for a child that shall see the same."""
+    def environment(self, *, apart: bool = False) -> dict[str, str]:
+        """This process's environment, with every setting that was given, for a child that shall see the same.
+
+        `apart` leaves out this shell's own `HONE_*`, options of commands (`HONE_SEGMENT`) among them.
+        """
+        inherited = {
+            name: value for name, value in os.environ.items() if not (apart and name.startswith("HONE_"))
+        }
         given = self.model_dump(mode="json", include=self.model_fields_set)
-        return {**os.environ, **{f"HONE_{name.upper()}": str(value) for name, value in given.items()}}
+        return inherited | {f"HONE_{name.upper()}": str(value) for name, value in given.items()}
 
 
 def hone_command(words: str, *, data_dir: Path) -> str:

@@ -96,7 +96,7 @@ def test_nothing_that_trains_or_judges_imports_the_simulation() -> None:
 
 def test_the_simulation_speaks_only_rest() -> None:
     """The raters drive any deployed Hone, so they may know of it only what a stranger could."""
-    rooms = ("drive", "evaluation", "figures", "raters", "rest", "scripts", "tastes", "world")
+    rooms = ("drive", "evaluation", "figures", "raters", "rest", "scripts", "seeds", "tastes", "world")
     drivers = {f"learner.simulation.{room}" for room in rooms}
     found = [
         f"{module} imports {name}"
@@ -119,6 +119,8 @@ def test_the_simulation_speaks_only_rest() -> None:
         ("server.artifacts", {"server.store", "sqlmodel", "sqlalchemy"} | TENSORS | WEB_FRAMEWORKS),
         ("server.pairing", TENSORS | WEB_FRAMEWORKS | {"server.store", "httpx"}),
         ("learner.ppo", {"server", "learner", "numpy", "transformers", "peft"}),
+        ("learner.simulation.raters", {"learner", "httpx"}),
+        ("learner.simulation.evaluation", {"learner.simulation.drive", "learner.simulation.raters"}),
         ("learner", WEB_FRAMEWORKS),
     ],
 )

@@ -19,6 +19,7 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from learner.simulation.drive import Tally
     from learner.simulation.rest import Hone
+    from learner.simulation.scripts import Source
 
 T = TypeVar("T")
 
@@ -56,11 +57,20 @@ PromptsFile = Annotated[
         envvar="HONE_PROMPTS_FILE",
         exists=True,
         dir_okay=False,
-        help="JSONL of prompts, turns or messages, or plain lines; else the simulated world.",
+        help="JSONL of prompts, turns or messages, or plain lines; else the simulated world. A quarter of them is kept "
+        "for evaluate, and simulate takes the others.",
     ),
 ]
 Segment = Annotated[str, typer.Option("--segment", envvar="HONE_SEGMENT", help="The lane to talk to.")]
 Seed = Annotated[int, typer.Option("--seed", envvar="HONE_SEED", help="Draws everything that is drawn.")]
+CrowdSeed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        envvar="HONE_SEED",
+        help="Draws everything that is drawn. Another run with the same seed: the same people, new conversations.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", envvar="HONE_JSON", help="Print JSON for programs.")]
 Connections = Annotated[
     int, typer.Option("--connections", min=1, max=1024, envvar="HONE_CONNECTIONS", help="Requests at a time.")
@@ -113,22 +123,16 @@ def simulate(
     ] = 0.0,
     prompts_file: PromptsFile = None,
     segment: Segment = "default",
-    seed: Seed = 0,
+    seed: CrowdSeed = 0,
     connections: Connections = 16,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Play users with a hidden taste against a running server: they chat, pick and give thumbs."""
     from learner.simulation.drive import Crowd, simulate
-    from learner.simulation.scripts import FileSource, WorldSource
-    from learner.simulation.world import World
 
     with plain_errors():
-        source = (
-            FileSource(prompts_file, seed=seed)
-            if prompts_file
-            else WorldSource(World(), seed=seed, held_out=False)
-        )
+        source = source_of(prompts_file, seed=seed, held_out=False)
         crowd = Crowd(
             taste=taste,
             users=users,
@@ -184,10 +188,9 @@ def evaluate(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare versions on prompts that nobody voted on; the key needs the scopes chat and operator."""
+    """Compare versions on prompts that simulate leaves alone; the key needs the scopes chat and operator."""
     from learner.simulation.evaluation import choose_prompts, evaluate, requests_per_prompt
     from learner.simulation.scoreboard import left_out_of, print_evaluation
-    from learner.simulation.scripts import FileSource, WorldSource
     from learner.simulation.world import World
 
     wanted = None if versions is None else _versions(versions)
@@ -195,12 +198,7 @@ def evaluate(
         raise typer.BadParameter("one reply makes no pair: 0, or 2 and more", param_hint="--draws")
     with plain_errors():
         world = None if prompts_file else World()
-        source = (
-            FileSource(prompts_file, seed=seed)
-            if prompts_file
-            else WorldSource(World(), seed=seed, held_out=True)
-        )
-        chosen = choose_prompts(source, prompts)
+        chosen = choose_prompts(source_of(prompts_file, seed=seed, held_out=True), prompts)
 
         async def compare(hone: Hone) -> dict[str, Any]:
             named = wanted if wanted is not None else sorted({0, await hone.champion(segment)})
@@ -224,6 +222,22 @@ def evaluate(
         typer.echo(json.dumps(table, indent=2))
     else:
         print_evaluation(table)
+
+
+def source_of(prompts_file: Path | None, *, seed: int, held_out: bool) -> Source:
+    """The prompts that the options name; says so where those that are rated cannot be told from those evaluated on."""
+    from learner.simulation.scripts import FileSource, WorldSource
+    from learner.simulation.world import World
+
+    if prompts_file is None:
+        return WorldSource(World(), seed=seed, held_out=held_out)
+    source = FileSource(prompts_file, seed=seed, held_out=held_out)
+    if source.shared:
+        typer.echo(
+            f"{prompts_file} holds too few prompts to keep some apart: simulate and evaluate use the same ones",
+            err=True,
+        )
+    return source
 
 
 def talk_to(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -40,7 +40,9 @@ def demo(
 ) -> None:
     """Watch Hone learn a taste, serve it, and take it back: minutes, in a scratch directory."""
     with commands.plain_errors(), tempfile.TemporaryDirectory(prefix="hone-demo-") as folder:
-        settings = Settings(data_dir=Path(folder))
+        settings = Settings.apart(
+            Path(folder)
+        )  # the shell may well name the record of an installation in use
         tell("A server starts, with the bare base model (version 0).")
         with serving(settings) as url:
             talk = Talk(url, settings.admin_key_path.read_text(encoding="ascii").strip())
@@ -54,14 +56,16 @@ def demo(
             commands.simulate(url, talk.key, picks=picks, thumbs=thumbs, taste=taste, seed=seed)
 
             tell("The learner turns the votes into a reward model, a policy and a verdict.")
-            subprocess.run([sys.executable, "-m", "learner", "once"], env=settings.environment(), check=False)
-            version = talk.champion()
-            if version == 0:
-                tell(
-                    "The gate refused, for the reasons above: the base goes on serving. Nothing is promoted by hope."
-                )
+            done = subprocess.run(
+                [sys.executable, "-m", "learner", "once"],
+                env=settings.environment(apart=True),
+                check=False,
+            )
+            if not is_promoted(done.returncode, talk.newest_cycle()):
+                tell("Refused, for the reasons above: the base goes on serving. Nothing is promoted by hope.")
                 return
 
+            version = talk.champion()
             tell(f"Version {version} serves now; nobody was interrupted. The same questions again:")
             for question, reply in zip(QUESTIONS, before, strict=True):
                 show(question, {"v0": reply, f"v{version}": talk.ask(question)})
@@ -73,6 +77,17 @@ def demo(
             began = time.monotonic()
             talk.roll_back()
             tell(f"Version {talk.champion()} answers again, {time.monotonic() - began:.2f} s later.")
+
+
+def is_promoted(exit_code: int, cycle: dict[str, Any] | None) -> bool:
+    """Whether the learner's cycle was promoted or refused. Raises HoneError when it came to neither."""
+    if exit_code == 0 and cycle and cycle["state"] in ("promoted", "refused"):
+        return bool(cycle["state"] == "promoted")
+    ended = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    if cycle is None:
+        raise HoneError(f"the learner {ended} before it began a cycle; its own words are above")
+    why = f", {cycle['reason']}" if cycle["reason"] else ""
+    raise HoneError(f"the learner {ended} and left its cycle {cycle['state']}{why}: nothing was learned")
 
 
 class Talk:
@@ -96,6 +111,10 @@ class Talk:
         rows = self._http.get("/v1/segments").raise_for_status().json()["data"]
         return next(int(row["champion"]) for row in rows if row["name"] == "default")
 
+    def newest_cycle(self) -> dict[str, Any] | None:
+        rows = self._http.get("/v1/learner/cycles", params={"limit": 1}).raise_for_status().json()["data"]
+        return dict(rows[0]) if rows else None
+
     def roll_back(self) -> None:
         self._http.post(
             "/v1/segments/default/rollback", json={"reason": "the demo is over"}
@@ -107,7 +126,9 @@ def serving(settings: Settings) -> Iterator[str]:
     """A server over this data directory, with no learner of its own; yields its URL and ends it afterwards."""
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--no-learner"]
     with (settings.data_dir / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=settings.environment(), stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 our own command, no shell
+        process = subprocess.Popen(  # noqa: S603 our own command, no shell
+            command, env=settings.environment(apart=True), stdout=log, stderr=subprocess.STDOUT
+        )
     try:
         yield wait_until_ready(settings, process)
     finally:

@@ -3,38 +3,36 @@
     plan -> (chat -> judge -> vote, perhaps once more) for each visit, several at a time -> tally
 
 What a visit asks and how its user errs is drawn from the seed and the visit's number, so neither the order in
-which answers arrive nor a retry changes them. Knows nothing of how replies are made or what becomes of votes.
+which answers arrive nor a retry changes them. A crowd that comes again has numbers of its own: the same people begin
+other conversations. Knows nothing of how replies are made or what becomes of votes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from learner.simulation.raters import Rater, Scale, Taste, load_taste, make_raters, standardise
-from learner.simulation.rest import Answered, Hone
+from learner.simulation.raters import Rater, Scale, make_raters, standardise
+from learner.simulation.rest import Answered, Hone, OnProgress, ask_unless_too_long, in_parallel
 from learner.simulation.scripts import Message, Source
-from server.errors import Conflict, HoneError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-OnProgress = Callable[[int], None]
-"""Called with how many more votes (or replies) are done."""
+from learner.simulation.seeds import stable_seed
+from learner.simulation.tastes import Taste, load_taste
+from server.errors import Conflict, Forbidden, HoneError
 
 SCALE_PAIRS = 64
 """Pairs of the served policy on which the taste is brought to deviation 1."""
 SECOND_TURNS = 0.15
 """Share of visits whose user asks once more after voting."""
+NUMBERS = 1_000_000
+"""Of visits, that one run may use up."""
+TAKEN = "idempotency_conflict"
+"""Code of the refusal of a run's first vote, when another run has begun with these numbers."""
 ATTEMPTS = 6
 """Other prompts tried when one is too long, or its two replies came out equal."""
-TOO_LONG = {"prompt_too_long", "too_large", "context_length_exceeded"}
 
 
 @dataclass(frozen=True)
@@ -127,14 +125,20 @@ async def simulate(
         if math.isinf(crowd.noise)
         else await measure_scale(hone, taste, source=source, segment=segment, seed=crowd.seed)
     )
-    play = _Play(hone, taste, scale, source=source, segment=segment, seed=crowd.seed)
+    visits = plan(crowd)
+    users = sorted({f"{one.rater.user}-{crowd.seed}" for one in visits})
+    play = _Play(hone, taste, scale, source=source, segment=segment, seed=crowd.seed, users=users)
 
     async def visit(one: Visit) -> None:
         await play.visit(one)
         if on_progress:
             on_progress(one.votes)
 
-    await in_parallel(visit, plan(crowd), width=hone.connections)
+    # One at a time until a vote is cast, which makes the run's numbers its own; then all the others.
+    waiting = iter(visits)
+    while not play.begun and (one := next(waiting, None)):
+        await visit(one)
+    await in_parallel(visit, waiting, width=hone.connections)
     return play.tally
 
 
@@ -159,30 +163,56 @@ async def measure_scale(hone: Hone, taste: Taste, *, source: Source, segment: st
         return None
 
     found = await in_parallel(scores, range(SCALE_PAIRS), width=hone.connections)
-    return standardise([pair for pair in found if pair])
-
-
-async def ask_unless_too_long(hone: Hone, messages: list[Message], **fields: Any) -> Answered | None:
-    """The answer; None when these messages cannot fit, which is no reason to stop."""
-    try:
-        return await hone.chat(messages, **fields)
-    except HoneError as error:
-        if error.code in TOO_LONG:
-            return None
-        raise
+    pairs = [pair for pair in found if pair]
+    if not pairs:
+        raise HoneError("none of the prompts fits the context of the policy")
+    return standardise(pairs)
 
 
 class _Play:
     """One run of a crowd: what every visit shares, and the tally."""
 
     def __init__(
-        self, hone: Hone, taste: Taste, scale: Scale, *, source: Source, segment: str, seed: int
+        self,
+        hone: Hone,
+        taste: Taste,
+        scale: Scale,
+        *,
+        source: Source,
+        segment: str,
+        seed: int,
+        users: Sequence[str],
     ) -> None:
         self.tally = Tally()
+        self.begun = False
+        """Whether a vote was cast, and this run's numbers are thereby taken."""
         self._hone, self._taste, self._scale = hone, taste, scale
-        self._source, self._segment, self._seed = source, segment, seed
+        self._source, self._segment, self._seed, self._users = source, segment, seed, users
+        self._after: int | None = None
+        """The newest vote of this crowd before the run: 0 for its first run, and greater in each later one."""
 
     async def visit(self, visit: Visit) -> None:
+        while True:
+            if self._after is None:
+                self._after = await self._newest_vote()
+            try:
+                return await self._visit(replace(visit, number=visit.number + NUMBERS * self._after))
+            except Conflict as taken:
+                if self.begun or taken.code != TAKEN:
+                    raise
+                # By another simulator of this crowd; or by an earlier run, where the key may not read the record.
+                self._after = max(self._after + 1, await self._newest_vote())
+
+    async def _newest_vote(self) -> int:
+        async def newest(user: str) -> int:
+            return await self._hone.newest_vote(user, self._segment)
+
+        try:
+            return max(await in_parallel(newest, self._users, width=self._hone.connections))
+        except Forbidden:
+            return 0
+
+    async def _visit(self, visit: Visit) -> None:
         left = visit.votes
         for attempt in range(ATTEMPTS):
             left -= await self._converse(visit, attempt, left)
@@ -226,9 +256,11 @@ class _Play:
     ) -> str | None:
         """The text with which the conversation goes on; None when there was nothing to vote on."""
         scores = [self._scale(self._taste(messages, reply.text)) for reply in answered.replies]
+        once = None if self.begun else f"simulate-{self._segment}-{self._seed}-{self._after}"
         if kind == "thumb":
             thumb = rater.thumb(scores[0])
-            await self._hone.thumb(answered.replies[0].reply_id, thumb, user=user)
+            await self._hone.thumb(answered.replies[0].reply_id, thumb, user=user, once=once)
+            self.begun = True
             self.tally.thumbs[thumb] += 1
             return answered.replies[0].text
         if answered.comparison_id is None or len(scores) < 2:
@@ -236,10 +268,13 @@ class _Play:
             return None
         pick = rater.pick(scores[0], scores[1])
         try:
-            await self._hone.pick(answered.comparison_id, pick, user=user)
-        except Conflict:
+            await self._hone.pick(answered.comparison_id, pick, user=user, once=once)
+        except Conflict as error:
+            if once and error.code == TAKEN:
+                raise
             self.tally.equal += 1
             return None
+        self.begun = True
         self._count(pick, scores[0] - scores[1])
         return answered.replies[1 if pick == "second" else 0].text
 
@@ -250,29 +285,3 @@ class _Play:
                 self.tally.with_taste += 1
             else:
                 self.tally.against_taste += 1
-
-
-def stable_seed(*place: object) -> int:
-    """A seed for the server's sampler that depends on nothing but its place in the run."""
-    return zlib.crc32(repr(place).encode()) & 0x7FFFFFFF
-
-
-async def in_parallel(
-    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, width: int
-) -> list[Result]:
-    """Results in the items' order, at most `width` at a time; the first error stops all and is raised as it is."""
-    numbered = enumerate(items)
-    results: dict[int, Result] = {}
-
-    async def worker() -> None:
-        for place, item in numbered:
-            results[place] = await work(item)
-
-    workers = [asyncio.create_task(worker()) for _ in range(width)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for one in workers:
-            one.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [results[place] for place in sorted(results)]

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from learner.simulation.drive import OnProgress, ask_unless_too_long, in_parallel, stable_seed
 from learner.simulation.figures import Outcome, summary
-from learner.simulation.raters import Taste, load_taste
-from learner.simulation.rest import Answered, Hone
+from learner.simulation.rest import Answered, Hone, OnProgress, ask_unless_too_long, in_parallel
 from learner.simulation.scripts import FileSource, Message, Script, Source
+from learner.simulation.seeds import stable_seed
+from learner.simulation.tastes import Taste, load_taste
 from learner.simulation.world import World
 from server.errors import HoneError
 

@@ -1,6 +1,7 @@
 """Simulated people: each sees two scores or one and votes as people do, noisily and not quite fairly.
 
-Scores are a taste's, standardised. Knows nothing of dialogues, tokens or HTTP; all chance is seeded.
+Scores are numbers of any scale, standardised; whose taste gave them, dialogues, tokens and HTTP are unknown here. All
+chance is seeded.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from learner.simulation.tastes import BUILT_IN, Taste, load_taste
 from server.errors import Invalid
-
-__all__ = ["BUILT_IN", "Pick", "Rater", "Scale", "Taste", "Thumb", "load_taste", "make_raters", "standardise"]
 
 Pick = Literal["first", "second", "tie", "both_bad", "skip"]
 Thumb = Literal["up", "down"]
@@ -39,10 +37,13 @@ def standardise(pairs: Sequence[tuple[float, float]]) -> Scale:
     """The scale of a taste, from its scores of pairs of replies to the same prompt.
 
     The deviation is that of replies to one prompt, since nobody chooses between replies to different ones: half the
-    mean square difference. Invalid when no pair differs, for then there is nothing to prefer.
+    mean square difference. Takes one pair at least. Invalid when none differs, for then there is nothing to prefer.
     """
-    deviation = math.sqrt(statistics.fmean((a - b) ** 2 for a, b in pairs) / 2) if pairs else 0.0
-    if deviation < 1e-9:
+    # By a power of two, which rounds nothing: the squares of very large or small differences are no numbers.
+    exponent = math.frexp(max(abs(a - b) for a, b in pairs))[1]
+    squares = (math.ldexp(a - b, -exponent) ** 2 for a, b in pairs)
+    deviation = math.ldexp(math.sqrt(statistics.fmean(squares) / 2), exponent)
+    if deviation == 0:
         raise Invalid(
             f"The taste gives both replies the same score in all {len(pairs)} pairs: nothing can be learned from it.",
             code="flat_taste",

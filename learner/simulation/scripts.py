@@ -20,6 +20,8 @@ Message = dict[str, str]
 
 _HELD_OUT_OF = 4
 """One conversation in this many is only ever evaluated on."""
+_FEWEST_TO_SPLIT = 8
+"""Prompts of a file; fewer are too few to be kept apart."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,17 @@ class WorldSource:
 
 
 class FileSource:
-    """A file's prompts, shuffled once, each used before any is used again."""
+    """A file's prompts, shuffled once, each used before any is used again; `held_out` as in the world.
 
-    def __init__(self, path: Path, *, seed: int) -> None:
+    `shared` says that the file was too small for that, and its prompts are both rated and evaluated on.
+    """
+
+    def __init__(self, path: Path, *, seed: int, held_out: bool) -> None:
         scripts = read_scripts(path)
-        self._order = random.Random(f"scripts:{seed}").sample(scripts, len(scripts))
+        ours = [script for script in scripts if is_held_out(script.messages) is held_out]
+        self.shared = len(scripts) < _FEWEST_TO_SPLIT or len(ours) in (0, len(scripts))
+        chosen = scripts if self.shared else ours
+        self._order = random.Random(f"scripts:{seed}").sample(chosen, len(chosen))
 
     def __len__(self) -> int:
         return len(self._order)

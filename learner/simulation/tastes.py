@@ -10,8 +10,13 @@ import importlib.util
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
+from types import ModuleType
 
 from learner.simulation.parser import Features
 from learner.simulation.world import World
@@ -21,6 +26,10 @@ Taste = Callable[[Sequence[Mapping[str, str]], str], float]
 """(messages that end in a user turn, reply) -> how much it is liked; higher is better."""
 
 _Liking = Callable[[Features], float]
+
+_LARGEST = 1e300
+"""Of a score: differences and sums of these are still numbers."""
+_SEED_DIGITS = 100
 
 
 def _faults(seen: Features) -> float:
@@ -85,7 +94,9 @@ def load_taste(spec: str) -> Taste:
     """The taste named by a built-in name, `random:SEED` or `FILE.py:FUNCTION`; Invalid says what is wrong."""
     if spec in BUILT_IN:
         return _of_features(BUILT_IN[spec])
-    if match := re.fullmatch(r"random:(\d+)", spec):
+    if match := re.fullmatch(r"random:(-?\d+)", spec):
+        if len(match.group(1)) > _SEED_DIGITS:
+            raise _invalid(f"The seed of a random taste has at most {_SEED_DIGITS} digits.")
         return _of_features(_random_liking(int(match.group(1))))
     path, colon, function = spec.rpartition(":")
     if colon and path.endswith(".py"):
@@ -116,13 +127,29 @@ def _from_file(path: Path, function: str) -> Taste:
     assert source.loader is not None
     module = importlib.util.module_from_spec(source)
     try:
-        source.loader.exec_module(module)
-    except Exception as error:  # a stranger's file: whatever it raises is said in one line
+        with _importable(module, path.parent):
+            source.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a stranger's file: whatever it raises is said in one line
         raise _invalid(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise _invalid(f"{path} has no function {function!r}.")
     return _checked(found, f"{path}:{function}")
+
+
+@contextmanager
+def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
+    """As for a script: it finds itself by name, as dataclasses ask, and imports what lies beside it."""
+    beside = str(folder.absolute())
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, beside)
+    try:
+        yield
+    except BaseException:
+        sys.modules.pop(module.__name__, None)
+        raise
+    finally:
+        sys.path.remove(beside)
 
 
 def _checked(found: Callable[..., object], name: str) -> Taste:
@@ -131,10 +158,13 @@ def _checked(found: Callable[..., object], name: str) -> Taste:
     def taste(messages: Sequence[Mapping[str, str]], reply: str) -> float:
         try:
             score = found([dict(message) for message in messages], reply)
-        except Exception as error:  # as when it is loaded
+            number = float(score) if isinstance(score, Real) else math.nan
+        except (Exception, SystemExit) as error:  # as when it is loaded
             raise _invalid(f"{name} failed: {type(error).__name__}: {error}") from error
-        if isinstance(score, bool | int | float) and math.isfinite(score):
-            return float(score)
-        raise _invalid(f"{name} must answer a finite number; it answered {score!r}.")
+        if abs(number) <= _LARGEST:
+            return number
+        raise _invalid(
+            f"{name} must answer a finite number, {_LARGEST:g} at most; it answered {reprlib.repr(score)}."
+        )
 
     return taste

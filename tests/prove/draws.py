@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from learner.simulation.drive import stable_seed
 from learner.simulation.scripts import Message, Script
+from learner.simulation.seeds import stable_seed
 from server.settings import DEMO_MODEL, Settings
 from tests.running import ROOT
 

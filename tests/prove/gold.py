@@ -19,10 +19,11 @@ from learner.config import LearnerConfig, PpoConfig
 from learner.dataset import PromptRow
 from learner.policy_state import Candidate
 from learner.rollout import generate
-from learner.simulation.drive import stable_seed
 from learner.simulation.figures import Outcome, summary
-from learner.simulation.raters import Scale, Taste, load_taste
+from learner.simulation.raters import Scale
 from learner.simulation.scripts import Message, Script, WorldSource
+from learner.simulation.seeds import stable_seed
+from learner.simulation.tastes import Taste, load_taste
 from learner.simulation.world import World
 from learner.train_policy import train_policy
 from server.modeling import Base, Ids, load_adapter, load_base, new_adapter, use_adapter

@@ -13,9 +13,9 @@ from typing import Any
 from learner.simulation import figures
 from learner.simulation.evaluation import choose_prompts, evaluate
 from learner.simulation.figures import FAIR_DRAWS, separates
-from learner.simulation.raters import load_taste
 from learner.simulation.rest import Hone
 from learner.simulation.scripts import Script, WorldSource
+from learner.simulation.tastes import load_taste
 from learner.simulation.world import World
 from tests.prove.draws import Drawn, Draws
 from tests.running import RunningHone

@@ -22,7 +22,8 @@ from learner.assess import assess
 from learner.config import LearnerConfig
 from learner.dataset import Comparison, Dataset, Example, Outcome, PromptRow, Role, Thumb
 from learner.rollout import generate
-from learner.simulation.raters import load_taste, make_raters, standardise
+from learner.simulation.raters import make_raters, standardise
+from learner.simulation.tastes import load_taste
 from learner.simulation.world import World
 from learner.train_policy import train_policy
 from learner.train_reward import fit_reward

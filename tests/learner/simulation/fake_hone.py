@@ -50,11 +50,22 @@ class FakeHone:
             return response
         if request.url.path == "/v1/segments":
             return httpx.Response(200, json={"data": [{"name": "default", "champion": self.champion}]})
+        if request.method == "GET" and request.url.path == "/v1/feedback":
+            return self.newest_votes(request.url.params)
         body = json.loads(request.content)
         if request.url.path == "/v1/feedback":
-            self.votes.setdefault(request.headers["Idempotency-Key"], body)
+            if self.votes.setdefault(request.headers["Idempotency-Key"], body) != body:
+                return refusal(409, "idempotency_conflict")
             return httpx.Response(201, json={"id": "fb_1", "kind": body["kind"], "status": "counted"})
         return self.chat(body)
+
+    def newest_votes(self, asked: httpx.QueryParams) -> httpx.Response:
+        rows = [
+            {"seq": seq}
+            for seq, vote in enumerate(self.votes.values(), 1)
+            if vote["user"] == asked["user"] and asked["segment"] == "default"
+        ]
+        return httpx.Response(200, json={"data": rows[::-1][: int(asked["limit"])], "next_cursor": None})
 
     def chat(self, body: dict[str, Any]) -> httpx.Response:
         self.chats.append(body)

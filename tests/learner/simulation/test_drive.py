@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from learner.simulation.drive import Crowd, Tally, in_parallel, plan, simulate
-from learner.simulation.raters import load_taste
+from learner.simulation.drive import Crowd, Tally, plan, simulate
+from learner.simulation.rest import Hone
 from learner.simulation.scripts import Script, Source, WorldSource
+from learner.simulation.tastes import load_taste
 from learner.simulation.world import World
-from server.errors import Forbidden, HoneError
+from server.errors import Forbidden, HoneError, Unauthenticated
 from tests.learner.simulation.fake_hone import FakeHone, refusal, world_reply
 
 WORLD = World()
@@ -133,6 +134,76 @@ def test_the_same_seed_casts_the_same_votes_in_any_order_of_arrival() -> None:
     assert comparable(one) != comparable(other)
 
 
+def rated(fake: FakeHone) -> Counter[str]:
+    """What was asked to be voted on: the words and the sampler's seed, whoever asked."""
+    return Counter(repr((chat["messages"], chat["seed"])) for chat in fake.chats if "metadata" not in chat)
+
+
+def test_a_crowd_that_comes_again_begins_other_conversations() -> None:
+    """A second run with the same seed cast the very votes of the first one again."""
+    fake = FakeHone(world_reply(WORLD))
+    first, second = (play(fake, seed=3).as_dict() for _ in range(2))
+    assert len(fake.votes) == 140
+    assert len({vote["user"] for vote in fake.votes.values()}) == 6
+    assert max(rated(fake).values()) == 1
+    assert first["picks"] != second["picks"]
+
+
+def test_other_crowds_on_record_change_nothing() -> None:
+    alone, later = FakeHone(world_reply(WORLD)), FakeHone(world_reply(WORLD))
+    play(alone, seed=3)
+    play(later, seed=4)
+    play(later, seed=3)
+    assert comparable(alone) <= comparable(later)
+
+
+def test_a_run_that_was_cut_off_is_not_repeated_by_the_next() -> None:
+    fake = FakeHone(world_reply(WORLD))
+
+    def cut_off(_: httpx.Request) -> httpx.Response | None:
+        return refusal(401, "revoked_key") if len(fake.votes) >= 20 else None
+
+    fake.trouble = cut_off
+    with pytest.raises(Unauthenticated):
+        play(fake)
+    cast, fake.trouble = len(fake.votes), None
+    play(fake)
+    assert 20 <= cast < 70
+    assert len(fake.votes) == cast + 70
+    assert max(rated(fake).values()) == 1
+
+
+def test_a_key_that_may_not_read_the_record_repeats_nothing_either() -> None:
+    fake = FakeHone(world_reply(WORLD))
+    fake.trouble = lambda request: refusal(403, "insufficient_scope") if request.method == "GET" else None
+    for _ in range(3):
+        play(fake)
+    assert len(fake.votes) == 3 * 70
+    # Each run after the first finds out by a question that is not voted on: one after one run, two after two.
+    assert sum(rated(fake).values()) - len(rated(fake)) == 1 + 2
+
+
+def test_two_simulators_at_once_never_cast_the_same_vote() -> None:
+    fake = FakeHone(world_reply(WORLD))
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        return fake.answer(request)
+
+    async def run() -> Tally:
+        crowd = Crowd("friendly-brief", users=6, picks=40, thumbs=30, seed=3)
+        async with Hone("http://hone.test", "key", transport=httpx.MockTransport(answer)) as hone:
+            return await simulate(hone, crowd, source=WorldSource(WORLD, seed=3, held_out=False))
+
+    async def both() -> None:
+        await asyncio.gather(run(), run())
+
+    asyncio.run(both())
+    assert len(fake.votes) == 140
+    assert max(comparable(fake).values()) == 1
+    assert sum(rated(fake).values()) - len(rated(fake)) <= 1
+
+
 def test_a_vote_whose_answer_got_lost_is_not_cast_twice() -> None:
     fake = FakeHone(world_reply(WORLD))
     lost: set[str] = set()
@@ -185,6 +256,13 @@ def test_prompts_that_do_not_fit_are_passed_over() -> None:
     assert sum(tally.thumbs.values()) == 10
 
 
+def test_where_no_prompt_fits_the_taste_is_not_to_blame() -> None:
+    """It was said that the taste gives the same score in all 0 pairs."""
+    fake = FakeHone(world_reply(WORLD), trouble=lambda _: refusal(400, "prompt_too_long"))
+    with pytest.raises(HoneError, match="none of the prompts fits"):
+        play(fake)
+
+
 def test_a_refused_key_ends_the_run_with_the_servers_words() -> None:
     fake = FakeHone(world_reply(WORLD), trouble=lambda _: refusal(403, "insufficient_scope"))
     with pytest.raises(Forbidden, match="insufficient_scope"):
@@ -196,22 +274,3 @@ def test_a_taste_that_sees_no_difference_is_refused_before_any_vote() -> None:
     with pytest.raises(HoneError, match="same score"):
         play(fake)
     assert not fake.votes
-
-
-def test_work_in_parallel_keeps_order_and_stops_at_the_first_error() -> None:
-    async def double(x: int) -> int:
-        await asyncio.sleep(0.001 * (5 - x % 5))
-        return 2 * x
-
-    assert asyncio.run(in_parallel(double, range(20), width=4)) == [2 * x for x in range(20)]
-    seen: list[int] = []
-
-    async def break_at_three(x: int) -> None:
-        seen.append(x)
-        await asyncio.sleep(0)
-        if x == 3:
-            raise ValueError("three")
-
-    with pytest.raises(ValueError, match="three"):
-        asyncio.run(in_parallel(break_at_three, range(1000), width=2))
-    assert len(seen) < 10

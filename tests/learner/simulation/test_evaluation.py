@@ -87,7 +87,7 @@ def test_a_better_version_wins_and_a_broken_one_shows_it() -> None:
 def test_with_a_prompts_file_there_is_nothing_to_be_on_topic_of(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_text("one\ntwo\nthree\n")
-    chosen = choose_prompts(FileSource(path, seed=0), 1000)
+    chosen = choose_prompts(FileSource(path, seed=0, held_out=True), 1000)
     assert len(chosen) == 3
     table = compare(FakeHone(lambda messages, version, seed: f"v{version}"), prompts=3, world=None)
     assert {row["on_topic"] for row in table["versions"].values()} == {None}
@@ -118,6 +118,7 @@ def test_prompts_that_were_left_out_are_said(
     """Asked for 200 prompts, it compared two, and the table alone told."""
     path = tmp_path / "p.txt"
     path.write_text("one\ntwo\ntoo long\n")
+    shared = f"{path} holds too few prompts to keep some apart: simulate and evaluate use the same ones\n"
     fake = FakeHone(lambda messages, version, seed: f"v{version}")
     fake.trouble = lambda request: refusal(400, "prompt_too_long") if b"too long" in request.content else None
 
@@ -131,13 +132,14 @@ def test_prompts_that_were_left_out_are_said(
     monkeypatch.setattr(commands, "talk_to", talk_to)
     options: dict[str, Any] = {"versions": "0,1", "prompts_file": path, "as_json": True}
     commands.evaluate(prompts=3, **options)
-    assert capsys.readouterr().err == "asked for 3 prompts, used 2: 1 too long for the context\n"
+    assert capsys.readouterr().err == f"{shared}asked for 3 prompts, used 2: 1 too long for the context\n"
     commands.evaluate(prompts=200, **options)
     said = "asked for 200 prompts, used 2: there are 3 different ones, 1 too long for the context\n"
-    assert capsys.readouterr().err == said
-    path.write_text("one\ntwo\n")
+    assert capsys.readouterr().err == shared + said
+    path.write_text("".join(f"prompt {n}\n" for n in range(20)))
     commands.evaluate(prompts=2, **options)
     assert capsys.readouterr().err == ""
+    assert all(is_held_out(tuple(chat["messages"])) for chat in fake.chats[-4:])
 
 
 def test_draws_tell_which_prompts_the_taste_separates() -> None:

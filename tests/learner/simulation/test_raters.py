@@ -95,6 +95,14 @@ def test_a_flat_taste_is_refused_with_its_reason() -> None:
         standardise([(2.0, 2.0), (3.0, 3.0)])
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e-12, 1e12, 1e200])
+def test_a_taste_may_be_of_any_scale(unit: float) -> None:
+    """Squares of large differences were no numbers, and small differences were said to be none."""
+    scale = standardise([(10.0 * unit, 12.0 * unit), (17.0 * unit, 21.0 * unit)])
+    assert scale(15.0 * unit) == pytest.approx(0.0, abs=1e-12)
+    assert scale(18.0 * unit) == pytest.approx(3 / math.sqrt(5))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"count": 0}, {"count": 3, "noise": -1.0}, {"count": 3, "adversaries": 1.5}]
 )

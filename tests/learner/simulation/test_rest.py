@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from learner.simulation.rest import Answered, Hone, Shown
-from server.errors import Conflict, HoneError, NotFound, Unauthenticated, Unavailable
+from learner.simulation import rest
+from learner.simulation.rest import Answered, Hone, Shown, in_parallel
+from server.errors import Conflict, HoneError, Invalid, NotFound, Unauthenticated, Unavailable
 from tests.learner.simulation.fake_hone import FakeHone, refusal
 
 
@@ -71,9 +72,43 @@ def test_a_server_that_restarts_is_waited_for() -> None:
 def test_patience_ends_and_says_why() -> None:
     transport, _ = after(*[httpx.ConnectError] * 50)
     began = time.monotonic()
-    with pytest.raises(Unavailable, match=r"hone\.test does not answer: ConnectError"):
+    with pytest.raises(Unavailable, match=r"no server answers at http://hone\.test \(ConnectError"):
         ask(transport, patience=0.6)
     assert time.monotonic() - began < 3
+
+
+def test_who_has_answered_once_is_waited_for_longer_than_who_never_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong address was asked for two minutes without a word."""
+    monkeypatch.setattr(rest, "_FIRST_PATIENCE", 0.5)
+    stranger, _ = after(*[httpx.ConnectError, httpx.Response(502)] * 50)
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match=r"no server answers at http://hone\.test .*hone serve"):
+        ask(stranger, patience=60)
+    assert time.monotonic() - began < 3
+    known, _ = after(refusal(503, "starting", headers={"Retry-After": "0"}), *[httpx.ConnectError] * 3)
+    assert ask(known, patience=60).replies[0].text == "hello"
+    lost, _ = after(refusal(503, "starting", headers={"Retry-After": "0"}), *[httpx.ConnectError] * 50)
+    with pytest.raises(Unavailable, match=r"hone\.test does not answer: ConnectError"):
+        ask(lost, patience=0.6)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8000", "localhost:8000", "ftp://x", "http://", "http://[::1", "http://x:99999", "http://\0"],
+)
+def test_what_can_be_no_address_is_said_at_once(url: str) -> None:
+    """Without its scheme an address was asked for two minutes."""
+    with pytest.raises(Invalid, match="is not an address"):
+        Hone(url, "key")
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "", " ", "two\nlines"])
+def test_what_can_be_no_key_is_said_at_once(key: str) -> None:
+    """It ended in a traceback of the encoder's."""
+    with pytest.raises(Unauthenticated, match="not one of Hone's"):
+        Hone("http://hone.test", key)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +140,22 @@ def test_the_champion_of_an_unknown_segment_is_not_found() -> None:
 
     with pytest.raises(NotFound, match="nobody"):
         asyncio.run(run())
+
+
+def test_work_in_parallel_keeps_order_and_stops_at_the_first_error() -> None:
+    async def double(x: int) -> int:
+        await asyncio.sleep(0.001 * (5 - x % 5))
+        return 2 * x
+
+    assert asyncio.run(in_parallel(double, range(20), width=4)) == [2 * x for x in range(20)]
+    seen: list[int] = []
+
+    async def break_at_three(x: int) -> None:
+        seen.append(x)
+        await asyncio.sleep(0)
+        if x == 3:
+            raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"):
+        asyncio.run(in_parallel(break_at_three, range(1000), width=2))
+    assert len(seen) < 10

@@ -96,13 +96,34 @@ def test_real_prompt_files_are_read_whole(name: str, count: int) -> None:
 
 
 def test_a_file_is_used_up_before_it_repeats(tmp_path: Path) -> None:
-    path = written(tmp_path, *[f"prompt {n}" for n in range(10)])
-    source = FileSource(path, seed=1)
-    first = [source.script(n).messages[0]["content"] for n in range(10)]
-    assert sorted(first) == sorted(f"prompt {n}" for n in range(10))
-    assert [source.script(n).messages[0]["content"] for n in range(10, 20)] == first
+    path = written(tmp_path, *[f"prompt {n}" for n in range(20)])
+    source = FileSource(path, seed=1, held_out=False)
+    count = len(source)
+    first = [source.script(n) for n in range(count)]
+    assert len(set(map(repr, first))) == count
+    assert [source.script(n) for n in range(count, 2 * count)] == first
     assert source.script(0, attempt=1) != source.script(0)
-    assert [FileSource(path, seed=2).script(n) for n in range(10)] != [source.script(n) for n in range(10)]
+    other = FileSource(path, seed=2, held_out=False)
+    assert [other.script(n) for n in range(count)] != first
+
+
+def test_a_file_keeps_prompts_apart_for_evaluation(tmp_path: Path) -> None:
+    """Both took all of them, and versions were compared on what had been voted on."""
+    path = written(tmp_path, *[f"prompt {n}" for n in range(40)])
+    rated, unseen = (FileSource(path, seed=seed, held_out=seed == 1) for seed in (0, 1))
+    assert not rated.shared
+    assert not unseen.shared
+    assert len(unseen) >= 5
+    both = [source.script(n).messages[0]["content"] for source in (rated, unseen) for n in range(len(source))]
+    assert sorted(both) == sorted(f"prompt {n}" for n in range(40))
+
+
+@pytest.mark.parametrize("texts", [[f"prompt {n}" for n in range(7)], ["the same"] * 20])
+def test_a_file_that_cannot_be_split_is_used_whole_for_both(tmp_path: Path, texts: list[str]) -> None:
+    for held_out in (False, True):
+        source = FileSource(written(tmp_path, *texts), seed=0, held_out=held_out)
+        assert source.shared
+        assert len(source) == len(texts)
 
 
 def test_no_choice_of_seeds_mixes_what_is_rated_with_what_is_evaluated() -> None:
