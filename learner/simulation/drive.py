@@ -29,8 +29,6 @@ SECOND_TURNS = 0.15
 """Share of visits whose user asks once more after voting."""
 NUMBERS = 1_000_000
 """Of visits, that one run may use up."""
-TAKEN = "idempotency_conflict"
-"""Code of the refusal of a run's first vote, when another run has begun with these numbers."""
 ATTEMPTS = 6
 """Other prompts tried when one is too long, or its two replies came out equal."""
 
@@ -127,18 +125,15 @@ async def simulate(
     )
     visits = plan(crowd)
     users = sorted({f"{one.rater.user}-{crowd.seed}" for one in visits})
-    play = _Play(hone, taste, scale, source=source, segment=segment, seed=crowd.seed, users=users)
+    begun = await newest_vote(hone, users, segment)
+    play = _Play(hone, taste, scale, source=source, segment=segment, seed=crowd.seed)
 
     async def visit(one: Visit) -> None:
-        await play.visit(one)
+        await play.visit(replace(one, number=one.number + NUMBERS * begun))
         if on_progress:
             on_progress(one.votes)
 
-    # One at a time until a vote is cast, which makes the run's numbers its own; then all the others.
-    waiting = iter(visits)
-    while not play.begun and (one := next(waiting, None)):
-        await visit(one)
-    await in_parallel(visit, waiting, width=hone.connections)
+    await in_parallel(visit, visits, width=hone.connections)
     return play.tally
 
 
@@ -169,50 +164,29 @@ async def measure_scale(hone: Hone, taste: Taste, *, source: Source, segment: st
     return standardise(pairs)
 
 
+async def newest_vote(hone: Hone, users: Sequence[str], segment: str) -> int:
+    """Place in the record of the last vote of these people; 0 for none, and for a key that may not read the record."""
+
+    async def newest(user: str) -> int:
+        return await hone.newest_vote(user, segment)
+
+    try:
+        return max(await in_parallel(newest, users, width=hone.connections), default=0)
+    except Forbidden:
+        return 0
+
+
 class _Play:
     """One run of a crowd: what every visit shares, and the tally."""
 
     def __init__(
-        self,
-        hone: Hone,
-        taste: Taste,
-        scale: Scale,
-        *,
-        source: Source,
-        segment: str,
-        seed: int,
-        users: Sequence[str],
+        self, hone: Hone, taste: Taste, scale: Scale, *, source: Source, segment: str, seed: int
     ) -> None:
         self.tally = Tally()
-        self.begun = False
-        """Whether a vote was cast, and this run's numbers are thereby taken."""
         self._hone, self._taste, self._scale = hone, taste, scale
-        self._source, self._segment, self._seed, self._users = source, segment, seed, users
-        self._after: int | None = None
-        """The newest vote of this crowd before the run: 0 for its first run, and greater in each later one."""
+        self._source, self._segment, self._seed = source, segment, seed
 
     async def visit(self, visit: Visit) -> None:
-        while True:
-            if self._after is None:
-                self._after = await self._newest_vote()
-            try:
-                return await self._visit(replace(visit, number=visit.number + NUMBERS * self._after))
-            except Conflict as taken:
-                if self.begun or taken.code != TAKEN:
-                    raise
-                # By another simulator of this crowd; or by an earlier run, where the key may not read the record.
-                self._after = max(self._after + 1, await self._newest_vote())
-
-    async def _newest_vote(self) -> int:
-        async def newest(user: str) -> int:
-            return await self._hone.newest_vote(user, self._segment)
-
-        try:
-            return max(await in_parallel(newest, self._users, width=self._hone.connections))
-        except Forbidden:
-            return 0
-
-    async def _visit(self, visit: Visit) -> None:
         left = visit.votes
         for attempt in range(ATTEMPTS):
             left -= await self._converse(visit, attempt, left)
@@ -256,11 +230,9 @@ class _Play:
     ) -> str | None:
         """The text with which the conversation goes on; None when there was nothing to vote on."""
         scores = [self._scale(self._taste(messages, reply.text)) for reply in answered.replies]
-        once = None if self.begun else f"simulate-{self._segment}-{self._seed}-{self._after}"
         if kind == "thumb":
             thumb = rater.thumb(scores[0])
-            await self._hone.thumb(answered.replies[0].reply_id, thumb, user=user, once=once)
-            self.begun = True
+            await self._hone.thumb(answered.replies[0].reply_id, thumb, user=user)
             self.tally.thumbs[thumb] += 1
             return answered.replies[0].text
         if answered.comparison_id is None or len(scores) < 2:
@@ -268,13 +240,10 @@ class _Play:
             return None
         pick = rater.pick(scores[0], scores[1])
         try:
-            await self._hone.pick(answered.comparison_id, pick, user=user, once=once)
-        except Conflict as error:
-            if once and error.code == TAKEN:
-                raise
+            await self._hone.pick(answered.comparison_id, pick, user=user)
+        except Conflict:
             self.tally.equal += 1
             return None
-        self.begun = True
         self._count(pick, scores[0] - scores[1])
         return answered.replies[1 if pick == "second" else 0].text
 

@@ -105,15 +105,13 @@ class Hone:
             completion_tokens=(got.get("usage") or {}).get("completion_tokens", 0),
         )
 
-    async def pick(self, comparison_id: str, value: str, *, user: str, once: str | None = None) -> None:
-        """`once` names something that only one vote may do: Conflict (`idempotency_conflict`) to any other."""
+    async def pick(self, comparison_id: str, value: str, *, user: str) -> None:
         body = {"kind": "pick", "comparison_id": comparison_id, "value": value, "user": user}
-        await self._vote(body, once or f"pick-{comparison_id}")
+        await self._vote(body, f"pick-{comparison_id}")
 
-    async def thumb(self, reply_id: str, value: str, *, user: str, once: str | None = None) -> None:
-        """`once` as for a pick."""
+    async def thumb(self, reply_id: str, value: str, *, user: str) -> None:
         body = {"kind": "thumb", "reply_id": reply_id, "value": value, "user": user}
-        await self._vote(body, once or f"thumb-{reply_id}")
+        await self._vote(body, f"thumb-{reply_id}")
 
     async def newest_vote(self, user: str, segment: str) -> int:
         """Place in the record of the last vote of `user`; 0 for none. Needs the scope operator."""

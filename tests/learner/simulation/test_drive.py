@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from learner.simulation.drive import Crowd, Tally, plan, simulate
-from learner.simulation.rest import Hone
 from learner.simulation.scripts import Script, Source, WorldSource
 from learner.simulation.tastes import load_taste
 from learner.simulation.world import World
@@ -171,37 +170,6 @@ def test_a_run_that_was_cut_off_is_not_repeated_by_the_next() -> None:
     assert 20 <= cast < 70
     assert len(fake.votes) == cast + 70
     assert max(rated(fake).values()) == 1
-
-
-def test_a_key_that_may_not_read_the_record_repeats_nothing_either() -> None:
-    fake = FakeHone(world_reply(WORLD))
-    fake.trouble = lambda request: refusal(403, "insufficient_scope") if request.method == "GET" else None
-    for _ in range(3):
-        play(fake)
-    assert len(fake.votes) == 3 * 70
-    # Each run after the first finds out by a question that is not voted on: one after one run, two after two.
-    assert sum(rated(fake).values()) - len(rated(fake)) == 1 + 2
-
-
-def test_two_simulators_at_once_never_cast_the_same_vote() -> None:
-    fake = FakeHone(world_reply(WORLD))
-
-    async def answer(request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(0)
-        return fake.answer(request)
-
-    async def run() -> Tally:
-        crowd = Crowd("friendly-brief", users=6, picks=40, thumbs=30, seed=3)
-        async with Hone("http://hone.test", "key", transport=httpx.MockTransport(answer)) as hone:
-            return await simulate(hone, crowd, source=WorldSource(WORLD, seed=3, held_out=False))
-
-    async def both() -> None:
-        await asyncio.gather(run(), run())
-
-    asyncio.run(both())
-    assert len(fake.votes) == 140
-    assert max(comparable(fake).values()) == 1
-    assert sum(rated(fake).values()) - len(rated(fake)) <= 1
 
 
 def test_a_vote_whose_answer_got_lost_is_not_cast_twice() -> None:
