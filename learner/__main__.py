@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from learner.simulation import commands
 from learner.simulation.demo import demo
 from server import logs
-from server.errors import HoneError
+from server.errors import HoneError, SetupError
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,22 +85,25 @@ def run(
 def pretrain(
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("server/demo_model"),
     seed: int = 0,
-    threads: int = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; another number, other weights.")] = 2,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after this long; the next call goes on.")
+        float | None, typer.Option(min=0, help="Stop after this long; the next call goes on.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = True,
     measure: Annotated[bool, typer.Option("--measure", help="Only measure the model that is there.")] = False,
 ) -> None:
     """Train the demo model from scratch on the simulated world's dialogues."""
-    from learner.simulation.card import compare
-    from learner.simulation.measure import measure as measured
-    from learner.simulation.pretrain import pretrain as train
+    from learner.simulation.card import compare, read_figures
 
     if measure:
-        text, holds = compare(out, measured(out, seed=seed))
+        stated = read_figures(out)  # before the minutes that measuring takes
+        from learner.simulation.measure import measure as measured
+
+        text, holds = compare(stated, measured(out, seed=seed))
         say(text)
         raise typer.Exit(0 if holds else 1)
+    from learner.simulation.pretrain import pretrain as train
+
     figures = train(
         out,
         seed=seed,
@@ -108,7 +112,7 @@ def pretrain(
         resume=resume,
         on_progress=lambda step, steps, loss: say(f"step {step} of {steps}, loss {loss:.3f}"),
     )
-    say(compare(out, figures)[0] if figures else "stopped; the next call goes on from here")
+    say(compare(figures, figures)[0] if figures else "stopped; the next call goes on from here")
 
 
 app.command()(commands.simulate)
@@ -141,15 +145,24 @@ def end_with(parent: int, stop: threading.Event) -> None:
         stop.set()
 
 
+def settings_given() -> Settings:
+    """This process's settings. Raises SetupError when a variable cannot stand."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"HONE_{str(at['loc'][0]).upper()}: {at['msg']}" for at in error.errors())
+        raise SetupError(f"settings cannot stand: {wrong}") from error
+
+
 def say(text: str) -> None:
     typer.echo(text)
 
 
 def main() -> None:
     """The entry point: deliberate errors are one line, everything else is a traceback."""
-    settings = Settings()
-    logs.configure(level=settings.log_level, as_json=settings.log_json)
     try:
+        settings = settings_given()
+        logs.configure(level=settings.log_level, as_json=settings.log_json)
         app()
     except HoneError as error:
         typer.echo(f"error: {error.message}", err=True)

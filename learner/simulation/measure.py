@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from learner.simulation.parser import Features
 from learner.simulation.sayings import Kind
 from learner.simulation.world import Message, World
+from server.errors import SetupError
 from server.prompts import Renderer
 from server.settings import Settings
 
@@ -38,15 +40,31 @@ AXES: dict[str, Callable[[Features], str | None]] = {
     "recall": lambda f: None if f.recalls_fact is None else "recalls" if f.recalls_fact else "forgets",
 }
 """Each axis of style with the value that a reply about a topic shows; None where the axis does not apply."""
+VALUES = {
+    "tone": ("curt", "neutral", "warm"),
+    "sentences": ("1", "2", "3", "4", "5"),
+    "bullets": ("bullets", "prose"),
+    "hedged": ("hedged", "sure"),
+    "question": ("asks back", "does not ask"),
+    "emoji": ("emoji", "no emoji"),
+    "name": ("by name", "no name"),
+    "flatters": ("does not flatter", "flatters"),
+    "assumes": ("assumes", "assumes nothing"),
+    "disclaims": ("disclaims", "does not disclaim"),
+    "recall": ("forgets", "recalls"),
+}
+"""All that an axis may show: a value that no reply shows has a share too, and it is 0."""
 
 
 def measure(
     model_dir: Path, *, replies: int = 2000, temperature: float = SERVED, seed: int = 0
 ) -> dict[str, Any]:
-    """Figures over `replies` sampled replies (nothing cut off), and a tenth as many recalls per distance."""
+    """Figures over `replies` sampled replies (nothing cut off), and a tenth as many recalls per distance.
+
+    Raises SetupError when the folder holds no model that can be loaded.
+    """
     world = World()
-    renderer = Renderer.from_pretrained(str(model_dir))
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    model, renderer = _load(model_dir)
 
     def answered(prompts: Sequence[list[Message]]) -> tuple[list[Features], list[int]]:
         texts, lengths = generate(model, renderer, prompts, temperature=temperature, seed=seed)
@@ -66,6 +84,9 @@ def measure(
         for distance in DISTANCES
     }
     asked = [one for seen in recalls.values() for one in seen]
+    pair, strongest = max(
+        _strongest(about_topics), _strongest(asked, of="recall"), key=lambda found: found[1]
+    )
     return {
         "replies": replies,
         "temperature": temperature,
@@ -76,14 +97,29 @@ def measure(
         "wrong_fact": _share(one.wrong_fact for one in features),
         "tokens_mean": round(sum(lengths) / len(lengths), 2),
         "styles": style_shares(about_topics) | {"recall": style_shares(asked)["recall"]},
-        "cramers_v_max": round(max(_strongest(about_topics), _strongest(asked, of="recall")), 4),
+        "cramers_v_max": round(strongest, 4),
+        "cramers_v_pair": pair,
         "recall": {str(distance): _recall(seen) for distance, seen in recalls.items()},
     }
 
 
-def _strongest(features: Sequence[Features], *, of: str = "") -> float:
-    """The largest association between two axes, one of them `of` if given."""
-    return max(value for pair, value in association(features).items() if of in pair)
+def _load(model_dir: Path) -> tuple[Any, Renderer]:
+    # A folder that is not there would be taken for a name on the hub.
+    if not (model_dir / "config.json").is_file():
+        raise SetupError(f"{model_dir} holds no model")
+    try:
+        renderer = Renderer.from_pretrained(str(model_dir))
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SetupError(f"the model in {model_dir} cannot be loaded: {reason}") from error
+    return model, renderer
+
+
+def _strongest(features: Sequence[Features], *, of: str = "") -> tuple[str, float]:
+    """The two axes that have most to do with each other, one of them `of` if given, and their association."""
+    found = ((pair, value) for pair, value in association(features).items() if of in pair)
+    return max(found, key=lambda one: one[1])
 
 
 def _share(flags: Any) -> float:
@@ -96,9 +132,8 @@ def style_shares(features: Sequence[Features]) -> dict[str, dict[str, float]]:
     shares = {}
     for axis, value_of in AXES.items():
         counts = Counter(value for one in features if (value := value_of(one)) is not None)
-        if not (total := counts.total()):
-            continue
-        shares[axis] = {value: round(count / total, 4) for value, count in sorted(counts.items())}
+        if total := counts.total():
+            shares[axis] = {value: round(counts[value] / total, 4) for value in VALUES[axis]}
     return shares
 
 

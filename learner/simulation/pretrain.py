@@ -1,19 +1,27 @@
 """Trains the demo model from scratch on the simulated world's dialogues and writes it with its card.
 
 seed + recipe -> tokenizer -> batches -> steps -> model folder · measured by `measure`, described by `card`.
-A killed run goes on from its last checkpoint and ends with the same bytes as an unbroken one (same threads).
+A killed run goes on from its last checkpoint and ends with the same bytes as an unbroken one. What it keeps lies in a
+hidden folder beside the model's, which belongs to one run at a time.
 Knows nothing of serving, of votes or of the learner's own training.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import hashlib
 import logging
 import math
 import os
+import resource
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +86,8 @@ class Run:
     pool: int = 0
     """Pools of batches that are behind it; a run is resumed at a pool's edge."""
     seconds: float = 0.0
+    peak_bytes: int = 0
+    """The most memory that this process, or one that the run was begun in, has had resident."""
 
 
 Progress = Callable[[int, int, float], None]
@@ -89,10 +99,9 @@ def pretrain(
     *,
     seed: int = 0,
     minutes: float | None = None,
-    threads: int = 1,
+    threads: int = 2,
     resume: bool = True,
     recipe: Recipe = Recipe(),
-    work_dir: Path | None = None,
     replies: int = 2000,
     checkpoint_every: int = 6,
     on_progress: Progress | None = None,
@@ -100,46 +109,100 @@ def pretrain(
     """Train, write and measure the model; returns the card's figures.
 
     After `minutes` of training, if given, the run stops and keeps its checkpoint: None is returned, nothing is
-    written to `out_dir`, and the next call goes on. A checkpoint is kept every `checkpoint_every` pools in
-    `work_dir` (default `build/pretrain`); `resume=False` leaves an older one aside and begins anew.
+    written to `out_dir`, and the next call goes on. A checkpoint is kept every `checkpoint_every` pools.
+    `resume=False`, or a checkpoint of anything but this very run, leaves the older one aside and begins anew.
+    Raises SetupError when another run is making the same folder.
     """
     torch.set_num_threads(threads)
-    work_dir = work_dir or Path("build/pretrain")
-    work_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = work_dir / f"seed-{seed}.pt"
-    world = World()
-    tokenizer = make_tokenizer(world, seed, size=recipe.vocabulary, context=recipe.context)
-    run = _start(tokenizer, recipe, seed)
-    if resume and checkpoint.exists():
-        _restore(run, checkpoint, recipe)
-        logger.info("going on from step %d of %d", run.step, recipe.steps)
-    batches = Batches(world, tokenizer, seed, tokens=recipe.tokens, context=recipe.context)
-    stop_at = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    began = time.monotonic() - run.seconds
-    while run.step < recipe.steps:
-        _train_pool(run, batches, recipe, on_progress)
-        run.seconds = time.monotonic() - began
-        is_over = time.monotonic() > stop_at and run.step < recipe.steps
-        if is_over or run.step >= recipe.steps or run.pool % checkpoint_every == 0:
-            _save(run, checkpoint, recipe)
-        if is_over:
-            return None
-    staged = work_dir / f"seed-{seed}.model"
-    _export(run.model, tokenizer, staged)
-    figures = measure(staged, replies=replies, seed=seed)
-    write_card(
-        staged,
-        figures,
-        recipe=asdict(recipe),
-        topics=[topic.title for topic in world.topics],
-        parameters=sum(p.numel() for p in run.model.parameters()),
-        seed=seed,
-        threads=threads,
-        seconds=run.seconds,
-    )
-    _move(staged, out_dir)
-    checkpoint.unlink()
+    with _work_dir(out_dir) as work_dir:
+        checkpoint = work_dir / "checkpoint.pt"
+        world = World()
+        tokenizer = make_tokenizer(world, seed, size=recipe.vocabulary, context=recipe.context)
+        batches = Batches(world, tokenizer, seed, tokens=recipe.tokens, context=recipe.context)
+        made_from = {
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "threads": threads,
+            "torch": str(torch.__version__),
+            "dialogues": _fingerprint(tokenizer, batches, recipe),
+        }
+        run = _start(tokenizer, recipe, seed)
+        if checkpoint.exists():
+            _restore(run, checkpoint, made_from, resume=resume)
+        stop_at = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        began = time.monotonic() - run.seconds
+        while run.step < recipe.steps:
+            _train_pool(run, batches, recipe, on_progress)
+            run.seconds = time.monotonic() - began
+            is_over = time.monotonic() > stop_at and run.step < recipe.steps
+            if is_over or run.step >= recipe.steps or run.pool % checkpoint_every == 0:
+                _save(run, checkpoint, made_from)
+                _give_back()
+            if is_over:
+                return None
+        staged = work_dir / "model"
+        _export(run.model, tokenizer, staged)
+        figures = measure(staged, replies=replies, seed=seed)
+        write_card(
+            staged,
+            figures,
+            recipe=asdict(recipe),
+            topics=[topic.title for topic in world.topics],
+            parameters=sum(p.numel() for p in run.model.parameters()),
+            seed=seed,
+            threads=threads,
+            seconds=run.seconds,
+            peak_bytes=max(run.peak_bytes, _peak_bytes()),
+        )
+        _move(staged, out_dir)
+        checkpoint.unlink()
     return figures
+
+
+@contextmanager
+def _work_dir(out_dir: Path) -> Iterator[Path]:
+    """The folder beside `out_dir` that keeps a run's checkpoint, for this run alone; gone once it is empty.
+
+    Raises SetupError when it is taken, or cannot be.
+    """
+    out_dir = out_dir.resolve()
+    if out_dir.exists() and not out_dir.is_dir():
+        raise SetupError(f"{out_dir} is not a folder")
+    work_dir = out_dir.with_name(f".{out_dir.name}.pretrain")
+    lock = work_dir / "lock"
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise SetupError(f"cannot keep a checkpoint in {work_dir}: {error.strerror}") from error
+    with file:
+        try:
+            # The system lets go of the lock when the process ends, however it does.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended in between has removed the file, and the next may have made another.
+            is_ours = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise SetupError(f"another run is making {out_dir}")
+        try:
+            yield work_dir
+        finally:
+            lock.unlink()
+            with suppress(OSError):  # something is kept: a checkpoint to go on from, or one left aside
+                work_dir.rmdir()
+
+
+def _fingerprint(
+    tokenizer: PreTrainedTokenizerFast, batches: Batches, recipe: Recipe, *, pools: int = 6
+) -> str:
+    """Of what is learned from: the tokenizer, and some hundreds of dialogues as the model meets them."""
+    seen = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    for number in range(pools):
+        for mixture in (recipe.early, recipe.late):
+            for batch in batches.pool(number, mixture):
+                seen.update(batch.token_ids.numpy().tobytes() + batch.weights.numpy().tobytes())
+    return seen.hexdigest()
 
 
 def _start(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> Run:
@@ -215,17 +278,19 @@ def _loss(model: LlamaForCausalLM, batch: Batch, *, autocast: bool) -> Tensor:
     return (losses * weights[counts]).sum() / weights[counts].sum()
 
 
-def _save(run: Run, checkpoint: Path, recipe: Recipe) -> None:
+def _save(run: Run, checkpoint: Path, made_from: dict[str, Any]) -> None:
     """Whole or not at all: a kill while saving leaves the older checkpoint."""
+    run.peak_bytes = max(run.peak_bytes, _peak_bytes())
     partial = checkpoint.with_suffix(".tmp")
     with partial.open("wb") as file:
         state = {
-            "recipe": asdict(recipe),
+            "made_from": made_from,
             "model": run.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
             "step": run.step,
             "pool": run.pool,
             "seconds": run.seconds,
+            "peak_bytes": run.peak_bytes,
         }
         torch.save(state, file)
         file.flush()
@@ -233,14 +298,35 @@ def _save(run: Run, checkpoint: Path, recipe: Recipe) -> None:
     partial.replace(checkpoint)
 
 
-def _restore(run: Run, checkpoint: Path, recipe: Recipe) -> None:
+def _restore(run: Run, checkpoint: Path, made_from: dict[str, Any], *, resume: bool) -> None:
+    """Back to the checkpoint if it is this very run's; any other would not end with the same bytes."""
     state = torch.load(checkpoint, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        raise SetupError(f"{checkpoint} belongs to another recipe: remove it or begin without resuming")
+    others = [name for name, value in made_from.items() if state["made_from"].get(name) != value]
+    if others or not resume:
+        aside = next(path for n in count(1) if not (path := checkpoint.with_name(f"aside-{n}.pt")).exists())
+        checkpoint.rename(aside)
+        why = f"made with other {' and '.join(others)}" if others else "not wanted"
+        logger.warning("beginning anew: the last checkpoint was %s; it is left in %s", why, aside)
+        return
     run.model.load_state_dict(state["model"])
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     run.step, run.pool, run.seconds = state["step"], state["pool"], state["seconds"]
+    run.peak_bytes = state["peak_bytes"]
+    logger.info("going on from step %d", run.step)
+
+
+def _give_back() -> None:
+    """Return what is free in the heap to the system."""
+    # Batches of ever new shapes leave holes there, which glibc keeps resident: gigabytes before the end.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other libraries have none
+    if trim is not None:
+        trim(0)
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

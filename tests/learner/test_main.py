@@ -1,5 +1,6 @@
 """The learner as a process: how it starts, and how it ends."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -8,9 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from typer import BadParameter
 
-from learner.__main__ import duty_of
+from learner.__main__ import app, duty_of
+from learner.simulation import measure, pretrain
+from server.errors import SetupError
 from server.settings import Settings
+from tests.fakes import save_model
 from tests.learner.record import blank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,11 +27,11 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "HONE_DATA_DIR": str(folder), "HONE_LEARNER_POLL_SECONDS": "0.2"}
 
 
-def learn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def learn(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "learner", *words],
         cwd=ROOT,
-        env=environment(folder),
+        env={**environment(folder), **variables},
         capture_output=True,
         text=True,
         timeout=120,
@@ -111,3 +116,40 @@ def test_the_scheduler_ends_with_the_process_that_started_it(tmp_path: Path) -> 
     while alive(learner):
         assert time.monotonic() < deadline, "the learner outlived its server"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("words", [("once",), ("pretrain", "--measure")])
+def test_a_setting_that_cannot_stand_is_one_plain_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """It ended in the traceback of whatever checks settings."""
+    done = learn(tmp_path, *words, HONE_PORT="abc")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: settings cannot stand: HONE_PORT: Input should be a valid integer")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_measuring_a_model_that_is_not_there_is_one_plain_line(tmp_path: Path) -> None:
+    done = learn(tmp_path, "pretrain", "--measure", "--out", str(tmp_path / "missing"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot read the card ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_card_is_read_before_the_minutes_of_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model without a card failed only after all had been measured."""
+    monkeypatch.setattr(measure, "measure", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(SetupError, match="cannot read the card"):
+        app(["pretrain", "--measure", "--out", str(save_model(tmp_path))], standalone_mode=False)
+
+
+def test_pretraining_asks_for_the_cards_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command on the card took 2 threads, the bare one 1: other weights, and twice the time."""
+    assert inspect.signature(pretrain.pretrain).parameters["threads"].default == 2
+    asked: list[int] = []
+    monkeypatch.setattr(pretrain, "pretrain", lambda out, *, threads, **_: asked.append(threads))
+    app(["pretrain"], standalone_mode=False)
+    app(["pretrain", "--threads", "3"], standalone_mode=False)
+    assert asked == [2, 3]
+    with pytest.raises(BadParameter):
+        app(["pretrain", "--threads", "0"], standalone_mode=False)

@@ -68,7 +68,7 @@ def files(docs: Path = DOCS) -> dict[Path, str]:
     head = [
         INTRODUCTION,
         "",
-        f"The newest code that anything was run on is `{last['code']}` (commit `{last['commit']}`): \"this\" below.",
+        f'The newest code that anything was run on is `{last["code"]}` (commit `{last["commit"]}`): "this" below.',
         "",
         "| must be shown | verdict | what was seen |",
         "|---|---|---|",

@@ -1,12 +1,18 @@
 """Making the demo model: reproducible, resumable, never half-written; and its tokenizer and batches."""
 
+import json
 import random
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import learner.simulation.pretrain as making
 from learner.simulation.batches import Batches, Mixture
 from learner.simulation.card import read_figures
 from learner.simulation.pretrain import Recipe, pretrain
@@ -21,19 +27,24 @@ TINY = Recipe(
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_dialogues() -> Iterator[None]:
+    """Tokenizers from fewer dialogues: they take most of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "make_tokenizer", partial(make_tokenizer, dialogues=500))
+        yield
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return make_tokenizer(World(), 0, size=600, context=256, dialogues=500)
 
 
+WORK = ".model.pretrain"
+
+
 def train(folder: Path, **overrides):
-    settings = {
-        "recipe": TINY,
-        "threads": 1,
-        "replies": 4,
-        "checkpoint_every": 1,
-        "work_dir": folder / "work",
-    }
+    settings = {"recipe": TINY, "threads": 1, "replies": 4, "checkpoint_every": 1}
     return pretrain(folder / "model", **{**settings, **overrides})
 
 
@@ -68,12 +79,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes_as_an_unbroken_one(
         with pytest.raises(Killed):
             train(tmp_path / "killed", on_progress=killer(at))
         # What a kill in the middle of a save leaves behind.
-        (tmp_path / "killed" / "work" / "seed-0.tmp").write_bytes(b"half a checkpoint")
+        (tmp_path / "killed" / WORK).mkdir(exist_ok=True)
+        (tmp_path / "killed" / WORK / "checkpoint.tmp").write_bytes(b"half a checkpoint")
+        (tmp_path / "killed" / WORK / "lock").touch()
     assert not (tmp_path / "killed" / "model").exists()
     reached: list[int] = []
     train(tmp_path / "killed", on_progress=lambda step, steps, loss: reached.append(step))
     assert reached[0] > 20, "the third run began from the start"
     assert files(tmp_path / "killed") == files(unbroken[0])
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["model"]
 
 
 def test_minutes_stop_a_run_which_the_next_call_finishes(tmp_path: Path) -> None:
@@ -82,7 +96,7 @@ def test_minutes_stop_a_run_which_the_next_call_finishes(tmp_path: Path) -> None
     figures = train(tmp_path)
     assert figures is not None
     assert read_figures(tmp_path / "model") == figures
-    assert not list((tmp_path / "work").iterdir())
+    assert not (tmp_path / WORK).exists()
 
 
 def test_another_seed_makes_another_model(tmp_path: Path, unbroken: tuple[Path, list[float]]) -> None:
@@ -90,10 +104,120 @@ def test_another_seed_makes_another_model(tmp_path: Path, unbroken: tuple[Path, 
     assert files(tmp_path)["model.safetensors"] != files(unbroken[0])["model.safetensors"]
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+class OtherWorld(World):
+    """The same topics and words, but everyone is answered in capitals."""
+
+    def reply(self, messages, rng, *, style=None) -> str:
+        return super().reply(messages, rng, style=style).upper()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A folder with the checkpoint of a run that was stopped after its first pool."""
+    assert train(tmp_path, minutes=0) is None
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"threads": 2}, "other threads"),
+        ({"seed": 5}, "other seed and dialogues"),
+        ({"recipe": replace(TINY, steps=50)}, "other recipe"),
+        ({"resume": False}, "not wanted"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_left_aside(
+    stopped: Path, caplog: pytest.LogCaptureFixture, changed: dict, why: str
+) -> None:
+    """One of other threads was gone on from, and the end was nobody's bytes; an unwanted one was overwritten."""
+    begun, reached = (stopped / WORK / "checkpoint.pt").read_bytes(), []
+    train(stopped, minutes=0, on_progress=lambda step, steps, loss: reached.append(step), **changed)
+    assert reached[0] < 30, "it went on from the older checkpoint"
+    assert (stopped / WORK / "aside-1.pt").read_bytes() == begun
+    assert [why in line and "aside-1.pt" in line for line in caplog.messages if "anew" in line] == [True]
+
+
+def test_a_checkpoint_of_another_world_is_left_aside(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that was begun before the world changed went on in the new one, its tokenizer another by then."""
+    monkeypatch.setattr(making, "World", OtherWorld)
+    train(stopped)
+    assert "other dialogues" in caplog.text
+    assert [path.name for path in (stopped / WORK).iterdir()] == ["aside-1.pt"], (
+        "the run's own was not tidied up"
+    )
+
+
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    """Two wrote the same checkpoint by turns. Another folder's run is no concern of theirs."""
+    refused: list[str] = []
+
+    def second(step: int, steps: int, loss: float) -> None:
+        with pytest.raises(SetupError, match="another run is making") as error:
+            train(tmp_path)
+        refused.append(error.value.message)
+        assert train(tmp_path / "elsewhere", minutes=0) is None
+
+    assert train(tmp_path, minutes=0, on_progress=second) is None
+    assert len(refused) == 1
+    assert "\n" not in refused[0]
+    assert (tmp_path / WORK / "checkpoint.pt").exists()
+    assert (tmp_path / "elsewhere" / WORK / "checkpoint.pt").exists()
+
+
+def test_what_a_run_keeps_lies_beside_its_model_wherever_it_is_started(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = stopped / "away"
+    away.mkdir()
+    monkeypatch.chdir(stopped)
+    steps: list[int] = []
+    seen = {"on_progress": lambda step, steps_, loss: steps.append(step)}
+    pretrain(Path("model"), recipe=TINY, threads=1, replies=4, minutes=0, **seen)
+    monkeypatch.chdir(away)
+    pretrain(Path("../model"), recipe=TINY, threads=1, replies=4, minutes=0, **seen)
+    assert 20 < steps[0] < steps[1]
+    assert list(away.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    with pytest.raises(SetupError, match="is not a folder"):
+        train(tmp_path)
+    with pytest.raises(SetupError, match="cannot keep a checkpoint"):
+        train(tmp_path / "model")
+
+
+def test_free_memory_goes_back_to_the_system() -> None:
+    """Batches of ever new shapes left holes in the heap, and a run of an hour grew by gigabytes."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    kept = [torch.zeros(16 * 1024) for _ in range(2000)]  # 64 KB each: from the heap, not pages of their own
+    kept = kept[::20]  # holes between what is kept
+    before = resident()
+    making._give_back()
+    assert before - resident() > 80e6
+    assert len(kept) == 100
+
+
+def test_a_run_gives_back_what_is_free_at_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(making, "_give_back", lambda: calls.append(1))
     train(tmp_path, minutes=0)
-    with pytest.raises(SetupError, match="another recipe"):
-        train(tmp_path, recipe=Recipe(steps=7))
+    assert calls == [1]
+
+
+def test_the_card_tells_time_and_memory(unbroken: tuple[Path, list[float]]) -> None:
+    text = (unbroken[0] / "model" / "MODEL_CARD.md").read_text()
+    stated = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert 100 < stated["peak_megabytes"] < 20_000
+    assert f"{stated['peak_megabytes'] / 1000:.1f} GB of memory at its peak" in text
 
 
 def test_the_loss_falls(unbroken: tuple[Path, list[float]]) -> None:
