@@ -210,8 +210,8 @@ def _interval(name: str, value: float, *, n: int) -> tuple[float, float]:
     if name in ("replies", "temperature", "tokens_mean"):
         return value, value
     if name == "cramers_v_max":
-        # The largest of many pairs moves by less than one pair does, whose standard error is 1 / √n.
-        return max(0.0, value - 1 / math.sqrt(n)), min(1.0, value + 1 / math.sqrt(n))
+        # One pair's standard error is 1 / √n; the largest of many pairs varies by a third of that.
+        return max(0.0, value - 0.5 / math.sqrt(n)), min(1.0, value + 0.5 / math.sqrt(n))
     # Wilson's score interval: sound near 0 and 1, where most of these shares lie.
     shrink = 1 + _Z**2 / n
     centre = (value + _Z**2 / (2 * n)) / shrink

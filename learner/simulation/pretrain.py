@@ -8,7 +8,6 @@ Knows nothing of serving, of votes or of the learner's own training.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import logging
@@ -137,7 +136,6 @@ def pretrain(
             is_over = time.monotonic() > stop_at and run.step < recipe.steps
             if is_over or run.step >= recipe.steps or run.pool % checkpoint_every == 0:
                 _save(run, checkpoint, made_from)
-                _give_back()
             if is_over:
                 return None
         staged = work_dir / "model"
@@ -314,14 +312,6 @@ def _restore(run: Run, checkpoint: Path, made_from: dict[str, Any], *, resume: b
     run.step, run.pool, run.seconds = state["step"], state["pool"], state["seconds"]
     run.peak_bytes = state["peak_bytes"]
     logger.info("going on from step %d", run.step)
-
-
-def _give_back() -> None:
-    """Return what is free in the heap to the system."""
-    # Batches of ever new shapes leave holes there, which glibc keeps resident: gigabytes before the end.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other libraries have none
-    if trim is not None:
-        trim(0)
 
 
 def _peak_bytes() -> int:

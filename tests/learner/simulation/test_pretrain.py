@@ -2,7 +2,6 @@
 
 import json
 import random
-import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -188,29 +187,6 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_training(tmp_path: Path
         train(tmp_path)
     with pytest.raises(SetupError, match="cannot keep a checkpoint"):
         train(tmp_path / "model")
-
-
-def test_free_memory_goes_back_to_the_system() -> None:
-    """Batches of ever new shapes left holes in the heap, and a run of an hour grew by gigabytes."""
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-    kept = [torch.zeros(16 * 1024) for _ in range(2000)]  # 64 KB each: from the heap, not pages of their own
-    kept = kept[::20]  # holes between what is kept
-    before = resident()
-    making._give_back()
-    assert before - resident() > 80e6
-    assert len(kept) == 100
-
-
-def test_a_run_gives_back_what_is_free_at_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(making, "_give_back", lambda: calls.append(1))
-    train(tmp_path, minutes=0)
-    assert calls == [1]
 
 
 def test_the_card_tells_time_and_memory(unbroken: tuple[Path, list[float]]) -> None:
