@@ -148,9 +148,17 @@ def duty_of(settings: Settings, *, stop: threading.Event | None = None) -> Itera
     store = open_store(settings.resolved_database_url)
     try:
         artifacts = Artifacts(settings.resolved_artifacts_url, cache=settings.data_dir)
-        yield Duty(settings, store, artifacts, stop=stop)
+        threads = settings.learner_threads or all_but_one()
+        yield Duty(settings.model_copy(update={"learner_threads": threads}), store, artifacts, stop=stop)
     finally:
         store.close()
+
+
+def all_but_one() -> int:
+    """The cores that this process may use, less one for replies: a thread that waits for a core that is in use makes
+    all others spin, and a step of PPO five times as long (learning log)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed - 1)
 
 
 def end_with(parent: int, stop: threading.Event) -> None:

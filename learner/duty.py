@@ -7,7 +7,6 @@ one record. Knows nothing of timers, signals or processes.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -206,7 +205,7 @@ class Duty:
         config = replace(
             config,
             collect=replace(config.collect, min_labels=self._settings.min_labels),
-            ppo=replace(config.ppo, threads=self._settings.learner_threads or all_but_one()),
+            ppo=replace(config.ppo, threads=self._settings.learner_threads),
         )
 
         def work(session: Session) -> tuple[Cycle, str]:
@@ -225,10 +224,3 @@ class Duty:
             return row, adapters.ensure_segment(session, asked.segment).rollout
 
         return tenure.write(work)
-
-
-def all_but_one() -> int:
-    """The cores that this process may use, less one for replies: a thread that waits for a core that is in use makes
-    all others spin, and a cycle five times as long."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, allowed - 1)
