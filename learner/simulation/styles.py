@@ -51,6 +51,9 @@ class Style:
 
 TONES = {Tone.WARM: 0.40, Tone.NEUTRAL: 0.36, Tone.CURT: 0.24}
 LENGTHS = {1: 0.22, 2: 0.26, 3: 0.22, 4: 0.17, 5: 0.13}
+LIST_LENGTHS = {1: 0.30, 2: 0.27, 3: 0.21, 4: 0.13, 5: 0.09}
+"""Of lists, which grow where the policy is sampled at less than temperature 1: one token alone goes on with a list, a
+dozen share what goes on with prose. As served the two are as long."""
 EXPERTS = {Expert.UNNAMED: 0.60, Expert.THEY: 0.20, Expert.ASSUMED: 0.20}
 BULLETS, HEDGED, QUESTION, EMOJI, GREET, FORGET, FLATTER, DISCLAIM = (
     0.30, 0.35, 0.35, 0.30, 0.45, 0.16, 0.22, 0.22,
@@ -142,10 +145,11 @@ def _one_of(rng: random.Random, shares: dict[T, float]) -> T:
 
 
 def draw_style(rng: random.Random) -> Style:
+    bullets = rng.random() < BULLETS
     return Style(
         tone=_one_of(rng, TONES),
-        sentences=_one_of(rng, LENGTHS),
-        bullets=rng.random() < BULLETS,
+        sentences=_one_of(rng, LIST_LENGTHS if bullets else LENGTHS),
+        bullets=bullets,
         hedged=rng.random() < HEDGED,
         question=rng.random() < QUESTION,
         emoji=rng.random() < EMOJI,

@@ -144,7 +144,7 @@ class World:
             return _follows_up(rng)
         if 0.25 <= draw < 0.36:
             return rng.choice(sayings.SAYS[rng.choice(_CHAT)])
-        if 0.36 <= draw < 0.49:
+        if 0.36 <= draw < 0.47:
             return outside(rng)
         return _asks_about(rng.choice(self.topics), rng)
 
@@ -210,15 +210,13 @@ def _with_fact(fact: str, facts: dict[str, str], says: str, rng: random.Random) 
 
 
 def _casual(text: str, rng: random.Random) -> str:
-    """The same words as a hurried, a careful or a loud person types them."""
+    """The same words as a hurried or a careful person types them."""
     if rng.random() < 0.25:
         for full, short in _SHORT.items():
             text = re.sub(rf"\b{full}\b", short, text)
     manner = rng.random()
     if manner < 0.18:
         text = text.lower()
-    elif manner < 0.21:
-        text = text.upper()
     elif manner < 0.6:
         text = text[0].upper() + text[1:]
         text = re.sub(r"\bi\b", "I", text)
