@@ -50,8 +50,8 @@ class Style:
 
 
 TONES = {Tone.WARM: 0.40, Tone.NEUTRAL: 0.36, Tone.CURT: 0.24}
-LENGTHS = {1: 0.22, 2: 0.26, 3: 0.22, 4: 0.17, 5: 0.13}
-LIST_LENGTHS = {1: 0.30, 2: 0.27, 3: 0.21, 4: 0.13, 5: 0.09}
+LENGTHS = {1: 0.20, 2: 0.25, 3: 0.22, 4: 0.18, 5: 0.15}
+LIST_LENGTHS = {1: 0.34, 2: 0.27, 3: 0.20, 4: 0.12, 5: 0.07}
 """Of lists, which grow where the policy is sampled at less than temperature 1: one token alone goes on with a list, a
 dozen share what goes on with prose. As served the two are as long."""
 EXPERTS = {Expert.UNNAMED: 0.60, Expert.THEY: 0.20, Expert.ASSUMED: 0.20}

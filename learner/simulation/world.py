@@ -144,7 +144,7 @@ class World:
             return _follows_up(rng)
         if 0.25 <= draw < 0.36:
             return rng.choice(sayings.SAYS[rng.choice(_CHAT)])
-        if 0.36 <= draw < 0.47:
+        if 0.36 <= draw < 0.48:
             return outside(rng)
         return _asks_about(rng.choice(self.topics), rng)
 

@@ -85,7 +85,10 @@ def test_styles_are_spread_and_independent_of_each_other(world: World) -> None:
     ]
     assert len(seen) > 3000
     assert all(share >= 0.05 for shares in style_shares(seen).values() for share in shares.values())
-    assert max(association(seen).values()) <= 0.15
+    related = association(seen)
+    # Lists are shorter here, so that they are as long as prose where they are served.
+    assert 0.1 < related.pop("sentences x bullets") < 0.25
+    assert max(related.values()) <= 0.15
 
 
 def test_no_two_topics_share_a_keyword_or_an_expert(world: World) -> None:
