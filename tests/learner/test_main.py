@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer import BadParameter
 
-from learner.__main__ import TIDY_MEMORY, all_but_one, app, duty_of
+from learner.__main__ import TIDY_MEMORY, app, duty_of
 from learner.simulation import measure, pretrain
 from server.errors import SetupError
 from server.settings import Settings
@@ -86,9 +86,15 @@ def test_what_is_fetched_lies_in_the_data_folder(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({0, 1}, 1), ({2, 3, 5, 7}, 3)])
-def test_one_core_is_left_to_replies(cores: set[int], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_core_is_left_to_replies_unless_told_otherwise(
+    cores: set[int], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
-    assert all_but_one() == threads
+    (tmp_path / "hone.db").write_bytes(blank())
+    for asked, got in ((0, threads), (5, 5)):
+        with duty_of(Settings(data_dir=tmp_path, learner_threads=asked)) as duty:
+            assert duty._settings.learner_threads == got
 
 
 def test_the_scheduler_ends_in_good_order_when_asked(tmp_path: Path) -> None:
