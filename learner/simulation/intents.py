@@ -157,6 +157,7 @@ def _table(topics: tuple[Topic, ...]) -> dict[str, Intent]:
 def _closed_phrases(topics: Sequence[Topic]) -> Iterator[tuple[str, Intent]]:
     """Every phrase with a fixed wording; later entries win, so the more particular come last."""
     yield from ((_normal(says), Intent(Kind.OUTSIDE)) for says in fixed())
+    yield from ((_normal(says), Intent(kind)) for says, kind in sayings.moods())
     for topic in topics:
         intent = Intent(Kind.TOPIC, topic=topic.name)
         for ask, frame in itertools.product(topic.asks, sayings.ASK):

@@ -238,6 +238,19 @@ SAYS: dict[Kind, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+MOODS = ("i am {mood}", "i feel {mood}", "i am so {mood}", "i am really {mood}", "i am a bit {mood}",
+         "i am {mood} today", "feeling {mood}")  # fmt: skip
+"""How one says what one feels, in frames; the words for them:"""
+MOOD_WORDS: dict[Kind, tuple[str, ...]] = {
+    Kind.FEELING: (
+        "nervous", "hungry", "thirsty", "sick", "exhausted",
+        "afraid", "upset", "unhappy", "confused", "jealous", "ashamed", "embarrassed", "sleepy", "cold", "homesick",
+        "hopeless", "helpless", "restless", "overwhelmed", "annoyed", "grumpy", "heartbroken", "weak", "late",
+        "stuck", "unsure", "shy",
+    ),
+    Kind.OKAY: ("happy", "excited", "proud", "relaxed", "lucky", "grateful", "cheerful", "hopeful", "ready"),
+}  # fmt: skip
+
 FOLLOW_UPS = (
     "what if {snag}?", "and if {snag}?", "but {snag}", "i can't, {snag}", "{snag}. what then?",
     "what can i do if {snag}?", "does it also work when {snag}?", "what if i have no {lack}?",
@@ -274,7 +287,7 @@ FOLLOW_UP_WORDS = {
 STATES: dict[str, tuple[str, ...]] = {
     "name": (
         "my name is {name}", "i am {name}", "i'm {name}", "call me {name}", "you can call me {name}",
-        "the name is {name}", "my name's {name}", "people call me {name}", "{name} is my name",
+        "the name is {name}", "my name's {name}", "people call me {name}", "{name} is my name", "im {name}",
     ),
     "town": (
         "i live in {town}", "i am from {town}", "i come from {town}", "my home town is {town}",
@@ -333,3 +346,9 @@ def follow_ups() -> Iterator[str]:
     for frame in FOLLOW_UPS:
         place = next(name for name in FOLLOW_UP_WORDS if f"{{{name}}}" in frame)
         yield from (frame.format(**{place: words}) for words in FOLLOW_UP_WORDS[place])
+
+
+def moods() -> Iterator[tuple[str, Kind]]:
+    """Every frame with every word, and what it says."""
+    for kind, words in MOOD_WORDS.items():
+        yield from ((frame.format(mood=mood), kind) for frame in MOODS for mood in words)

@@ -143,7 +143,7 @@ class World:
         if draw < 0.25 and self.hear(messages).topic:
             return _follows_up(rng)
         if 0.25 <= draw < 0.36:
-            return rng.choice(sayings.SAYS[rng.choice(_CHAT)])
+            return _chats(rng)
         if 0.36 <= draw < 0.48:
             return outside(rng)
         return _asks_about(rng.choice(self.topics), rng)
@@ -176,6 +176,13 @@ def _asks_about(topic: Topic, rng: random.Random) -> str:
     return says
 
 
+def _chats(rng: random.Random) -> str:
+    kind = rng.choice(_CHAT)
+    if kind in sayings.MOOD_WORDS and rng.random() < 0.5:
+        return rng.choice(sayings.MOODS).format(mood=rng.choice(sayings.MOOD_WORDS[kind]))
+    return rng.choice(sayings.SAYS[kind])
+
+
 def _follows_up(rng: random.Random) -> str:
     if rng.random() < 0.25:
         frame = rng.choice(sayings.FOLLOW_UPS)
@@ -195,10 +202,11 @@ def _draw_facts(rng: random.Random, *, reserved: bool, share: float) -> dict[str
     if rng.random() >= share:
         return {}
     kinds = rng.choices(
-        (("name",), ("town",), ("dog",), ("cat",), ("town", "name")), weights=(76, 6, 6, 6, 6)
+        (("name",), ("town",), ("dog",), ("cat",), ("town", "name"), ("dog", "name"), ("cat", "name")),
+        weights=(72, 6, 5, 5, 4, 4, 4),
     )[0]
     facts = {kind: names.draw_name(rng, reserved=reserved) for kind in kinds}
-    if "name" in facts and not reserved and rng.random() < 0.2:
+    if "name" in facts and not reserved and rng.random() < 0.25:
         facts["name"] = rng.choice(names.COMMON)
     return facts
 
