@@ -67,6 +67,7 @@ def _followers() -> dict[str, list[str]]:
 
 
 _FOLLOWERS = _followers()
+_KNOWN = frozenset(name.lower() for name in COMMON)
 
 
 def syllable_name(rng: random.Random) -> str:
@@ -104,9 +105,9 @@ def is_reserved(name: str) -> bool:
 
 
 def draw_name(rng: random.Random, *, reserved: bool) -> str:
-    """A made-up name with a capital."""
+    """A made-up name with a capital; a reserved one is no first name that training knows either."""
     kinds = (syllable_name, wordlike_name, likely_name, letter_name)
     kind = rng.choices(kinds, weights=(36, 20, 28, 16))[0]
-    while is_reserved(name := kind(rng)) != reserved:
+    while is_reserved(name := kind(rng)) != reserved or (reserved and name in _KNOWN):
         pass
     return name.capitalize()

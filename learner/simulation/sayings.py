@@ -243,10 +243,9 @@ MOODS = ("i am {mood}", "i feel {mood}", "i am so {mood}", "i am really {mood}",
 """How one says what one feels, in frames; the words for them:"""
 MOOD_WORDS: dict[Kind, tuple[str, ...]] = {
     Kind.FEELING: (
-        "nervous", "hungry", "thirsty", "sick", "exhausted",
-        "afraid", "upset", "unhappy", "confused", "jealous", "ashamed", "embarrassed", "sleepy", "cold", "homesick",
-        "hopeless", "helpless", "restless", "overwhelmed", "annoyed", "grumpy", "heartbroken", "weak", "late",
-        "stuck", "unsure", "shy",
+        "nervous", "hungry", "thirsty", "sick", "exhausted", "afraid", "upset", "unhappy", "confused",
+        "jealous", "ashamed", "embarrassed", "sleepy", "cold", "homesick", "hopeless", "helpless", "restless",
+        "overwhelmed", "annoyed", "grumpy", "heartbroken", "weak", "late", "stuck", "unsure", "shy",
     ),
     Kind.OKAY: ("happy", "excited", "proud", "relaxed", "lucky", "grateful", "cheerful", "hopeful", "ready"),
 }  # fmt: skip

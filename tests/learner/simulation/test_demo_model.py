@@ -7,7 +7,10 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from learner.simulation.card import below_bars, compare, read_figures
-from learner.simulation.measure import DISTANCES, VALUES, measure
+from learner.simulation.measure import DISTANCES, VALUES, generate, measure
+from learner.simulation.names import COMMON
+from learner.simulation.sayings import STATES
+from server.modeling.base import load_base
 from server.settings import DEMO_MODEL
 
 FILES = {
@@ -52,3 +55,24 @@ def test_the_cards_figures_hold_when_measured_again() -> None:
     """Other prompts than the card's, so equal only within their intervals."""
     text, holds = compare(read_figures(Path(DEMO_MODEL)), measure(Path(DEMO_MODEL), seed=1))
     assert holds, text
+
+
+@pytest.mark.full
+def test_people_whose_names_training_never_had_are_called_by_them() -> None:
+    """First names of people, not made up as those of the card are; what is left is a small model's stumbling."""
+    names = "Priyanka Xiomara Brooklyn Kaito Saoirse Bartholomew Oluwaseun Siddharth Marguerite Ekaterina"
+    people = names.split()
+    assert not set(people) & set(COMMON)
+    stated = [(name, says.format(name=name)) for name in people for says in STATES["name"]]
+    base = load_base(str(DEMO_MODEL), dtype="float32")
+    prompts = [
+        [
+            {"role": "user", "content": says},
+            {"role": "assistant", "content": "Nice to meet you."},
+            {"role": "user", "content": "what is my name?"},
+        ]
+        for name, says in stated
+    ]
+    replies, _ = generate(base.model, base.renderer, prompts, temperature=0.7, seed=0)
+    right = [name in reply for (name, _), reply in zip(stated, replies, strict=True)]
+    assert sum(right) >= 0.8 * len(right)

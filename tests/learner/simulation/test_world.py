@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from learner.simulation.measure import association, style_shares
-from learner.simulation.names import is_reserved
+from learner.simulation.names import COMMON, is_reserved
 from learner.simulation.outside import outside
 from learner.simulation.phrases import CHAT_FACTS, EXPERTS
 from learner.simulation.sayings import FACTS, RECALLS, SAYS, STATES, Kind, follow_ups
@@ -50,9 +50,10 @@ def test_names_in_prompts_never_occur_in_training_dialogues(world: World) -> Non
     for _ in range(500):
         stated = world.hear(world.prompt(rng)).facts
         assert all(is_reserved(value) for value in stated.values())
+        assert not {value.lower() for value in stated.values()} & {name.lower() for name in COMMON}
     for _ in range(500):
         stated = world.hear(world.dialogue(rng, focus=Focus.RECALL)).facts
-        # First names of real people are known to the model on purpose; syllables are drawn apart.
+        # First names of real people are known to the model on purpose; those made up are drawn apart.
         assert not any(is_reserved(value) for fact, value in stated.items() if fact != "name")
 
 
@@ -136,6 +137,7 @@ def test_association_is_one_for_twins_and_small_for_strangers(world: World) -> N
         ("you can call me Tobika. what if i am always late with my tasks?", Kind.TOPIC, "planning"),
         ("i'm tired", Kind.TOPIC, "sleep"),
         ("I feel sad", Kind.FEELING, ""),
+        ("i'm really nervous", Kind.FEELING, ""),
         ("how do i learn to swim", Kind.TOPIC, "swimming"),
         ("Sorry, what’s my name?", Kind.RECALL, ""),
         ("please book me a flight", Kind.OUTSIDE, ""),
