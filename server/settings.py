@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     """Replies generated at the same time."""
     max_waiting: int = Field(default=256, ge=0)
     """Replies that may wait for a place; more are answered 429."""
+    cache_tokens: int = Field(default=0, ge=0)
+    """Positions of keys and values that all running replies share; 0: every place may use the whole context."""
+    prefix_mib: int = Field(default=64, ge=0)
+    """Memory for keys and values of finished replies, so that a next turn need not be read from its beginning."""
     keep_resident: int = Field(default=3, ge=1)
     """How many earlier versions stay loaded, so that a rollback is instant."""
     max_tokens: int = Field(default=256, ge=1)

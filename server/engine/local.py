@@ -25,11 +25,11 @@ from typing import TypeVar
 
 import torch
 
-from server.decoding import AdapterBank, Decoder, DecodeRequest, Emission
+from server.decoding import Decoder, DecodeRequest, Emission, Fitted, check, fit, score
 from server.engine import Served
 from server.engine.base import BaseIdentity, Delta, EngineStatus, FinishReason, Prompt, Sampling
 from server.errors import Busy, Conflict, HoneError, Invalid, NotFound, Unavailable
-from server.modeling import Base, load_base, sequence_logprobs
+from server.modeling import load_base
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,25 @@ class _Channel:
 class LocalEngine:
     """Continuous batching over one base, many adapter versions at once."""
 
-    def __init__(self, base: Base, *, max_running: int, max_waiting: int) -> None:
-        self.base = base
+    def __init__(
+        self,
+        fitted: Fitted,
+        *,
+        max_running: int,
+        max_waiting: int,
+        cache_tokens: int = 0,
+        prefix_bytes: int = 0,
+    ) -> None:
+        self.base, self._trunk, self._bank, self._expected = fitted
         self.max_running, self.max_waiting = max_running, max_waiting
-        self._bank = AdapterBank(base)
-        self._decoder = Decoder(base, slots=max_running, bank=self._bank)
-        self._decoder.check()
+        self._decoder = Decoder(
+            self.base,
+            slots=max_running,
+            bank=self._bank,
+            trunk=self._trunk,
+            cache_tokens=cache_tokens,
+            prefix_bytes=prefix_bytes,
+        )
         self._numbers = itertools.count(1)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._channels: dict[int, tuple[_Channel, int]] = {}  # by request id; the int is the delta's index
@@ -85,6 +98,7 @@ class LocalEngine:
             if self._decoder.uses(version):
                 raise Conflict(f"replies still run on version {version}", code="version_in_use")
             self._bank.remove(version)
+            self._decoder.prefixes.forget(version)
 
         if version:
             await self._between_steps(remove)
@@ -127,13 +141,9 @@ class LocalEngine:
         if len(prompt.token_ids) + len(response) > self.base.context:
             raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
 
-        def score() -> tuple[float, ...]:
-            self._bank.select([version])
-            with torch.no_grad():
-                (values,) = sequence_logprobs(self.base.model, [(prompt.token_ids, response)])
-            return tuple(values.tolist())
-
-        return await self._between_steps(score)
+        return await self._between_steps(
+            lambda: score(self._trunk, self._bank, version, prompt.token_ids, response)
+        )
 
     async def status(self) -> EngineStatus:
         """Read from counters; never waits for a step."""
@@ -141,7 +151,7 @@ class LocalEngine:
             taken = len(self._channels)
         return EngineStatus(
             ready=self._ready,
-            name=f"local:{self.base.base_id}",
+            name=f"local:{self.base.base_id} ({self._trunk.name})",
             versions=self._versions,
             running=min(taken, self.max_running),
             waiting=max(taken - self.max_running, 0),
@@ -282,7 +292,7 @@ class LocalEngine:
     def _heal(self) -> None:
         """Ready again only when the model gives a sound answer."""
         try:
-            self._decoder.check()
+            check(self.base, self._trunk, self._bank, self._expected)
         except Exception as error:  # whatever is wrong is said in the status and tried again
             log.error("the engine is not well: %s", error)
             self._trouble = f"{type(error).__name__}: {error}"
@@ -324,8 +334,15 @@ def local_engine(settings: Settings) -> Served:
     """Load the base that the settings name and start an engine over it."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
-    engine = LocalEngine(base, max_running=settings.max_running, max_waiting=settings.max_waiting)
+    fitted = fit(lambda: load_base(settings.model, device=settings.device, dtype=settings.dtype))
+    base = fitted.base
+    engine = LocalEngine(
+        fitted,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        cache_tokens=settings.cache_tokens,
+        prefix_bytes=settings.prefix_mib * 2**20,
+    )
     dtype = str(base.dtype).removeprefix("torch.")
     identity = BaseIdentity(base.base_id, base.base_hash, base.renderer.template_hash, dtype)
     return Served(engine, base.renderer, identity)

@@ -31,6 +31,7 @@ from server.modeling.base import (
     states_at,
     unsupported,
 )
+from server.modeling.packing import Projection, can_pack, pack_linears, take
 from server.modeling.rows import (
     Ids,
     Pair,
@@ -53,8 +54,10 @@ __all__ = [
     "Base",
     "Ids",
     "Pair",
+    "Projection",
     "Rows",
     "base_of",
+    "can_pack",
     "causal_model",
     "check_head",
     "check_manifest",
@@ -73,11 +76,13 @@ __all__ = [
     "mean_over",
     "micro_batches",
     "new_adapter",
+    "pack_linears",
     "pad_rows",
     "read_adapter",
     "save_adapter",
     "sequence_logprobs",
     "states_at",
+    "take",
     "target_modules",
     "token_logprobs",
     "unsupported",

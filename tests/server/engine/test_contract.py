@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server.decoding import fit
 from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
 from server.engine.echo import EchoEngine
 from server.engine.local import LocalEngine
@@ -17,7 +18,7 @@ PROMPT = Prompt(tuple(b"what shall we cook"))
 SAMPLING = Sampling(temperature=1, max_tokens=16, seed=2)
 ENGINES: dict[str, Callable[[], Engine]] = {
     "echo": lambda: EchoEngine(max_open=12),
-    "local": lambda: LocalEngine(tiny_llama(), max_running=4, max_waiting=8),
+    "local": lambda: LocalEngine(fit(tiny_llama), max_running=4, max_waiting=8),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from server.decoding import fit
 from server.engine import make_engine
 from server.engine.base import Delta, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
@@ -26,7 +27,9 @@ LONG = Sampling(temperature=1, max_tokens=110, seed=8)
 
 def engine_of(*, context: int = 128, max_running: int = 8, max_waiting: int = 64) -> LocalEngine:
     torch.set_num_threads(1)
-    return LocalEngine(tiny_llama(context=context), max_running=max_running, max_waiting=max_waiting)
+    return LocalEngine(
+        fit(lambda: tiny_llama(context=context)), max_running=max_running, max_waiting=max_waiting
+    )
 
 
 async def reply(
