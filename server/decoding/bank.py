@@ -29,6 +29,8 @@ from server.modeling import (
 )
 
 FIRST_SLOTS = 4
+FEW_ROWS = 64
+"""Fewer rows than this are multiplied in float32 on a CPU: for so little oneDNN's bfloat16 is mostly preparation."""
 
 
 class Prepared(NamedTuple):
@@ -56,6 +58,9 @@ class AdapterBank:
         self._slots: dict[int, int] = {}
         self._capacity = self._rank = 0
         self._span = slice(0, 0)
+        self._selected: list[tuple[Tensor, ...]] = []
+        """For each group the selected slots' A (slots · members · rank, in) and, by member, B (slots · rank, out)."""
+        self._views: dict[tuple[int, int], list[tuple[Tensor, ...]]] = {}
         self._mask: Tensor | None = None
         self._hooks = (
             []
@@ -86,7 +91,7 @@ class AdapterBank:
         check_manifest(self._base, path)
         weights = read_adapter(path)
         check_shapes(self._base.model, weights)
-        where: dict[str, Any] = {"device": self._base.device, "dtype": self._base.dtype}
+        where: dict[str, Any] = {"device": self._base.device, "dtype": kept_in(self._base)}
         factors = {
             name: (a.to(**where), (b * weights.scaling).t().contiguous().to(**where))
             for name, (a, b) in weights.factors.items()
@@ -127,24 +132,45 @@ class AdapterBank:
             self._span = slice(0, 0)
             return
         self._span = slice(used[0], used[-1] + 1)
+        bounds = used[0], used[-1]
+        if bounds not in self._views:
+            self._views[bounds] = [group.of_slots(self._span) for group in self._groups]
+        self._selected = self._views[bounds]
         if len(set(slots)) > 1:
             device = self._base.device
             own = torch.tensor(slots, device=device)[:, None] == torch.arange(
                 self._span.start, self._span.stop, device=device
             )
             # (rows · length, slots, 1)
-            self._mask = own.repeat_interleave(length, dim=0).to(self._base.dtype)[..., None]
+            self._mask = own.repeat_interleave(length, dim=0).to(kept_in(self._base))[..., None]
 
     def add(self, number: int, x: Tensor, out: Tensor) -> None:
         """Add what the selected versions bring to a group's `out` (N, all of its outputs), from its `x` (N, in)."""
         group = self._groups[number]
-        a = group.a[self._span]  # (slots, members, rank, in)
-        inner = functional.linear(x, a.reshape(-1, a.shape[-1])).view(len(x), len(a), -1)
+        a, *bs = self._selected[number]
+        if a.dtype == out.dtype:
+            target = out
+        elif len(x) < FEW_ROWS:
+            x, target = x.float(), torch.empty(out.shape, dtype=a.dtype)
+        else:
+            a, bs, target = a.to(out.dtype), [b.to(out.dtype) for b in bs], out
+        inner = functional.linear(x, a)  # (N, slots · members · rank)
         if self._mask is not None:
-            inner = inner * self._mask
-        for member, b in enumerate(group.b):
-            own = inner[:, :, member * self._rank : (member + 1) * self._rank].reshape(len(x), -1)
-            out[:, group.columns[member]].addmm_(own, b[self._span].reshape(own.shape[1], -1))
+            inner = (inner.view(*self._mask.shape[:2], -1) * self._mask.to(inner.dtype)).view(len(x), -1)
+        for own, b, columns in zip(self._shares(inner, len(bs)), bs, group.columns, strict=True):
+            if target is out:
+                out[:, columns].addmm_(own, b)
+            else:
+                torch.mm(own, b, out=target[:, columns])
+        if target is not out:
+            out.add_(target)
+
+    def _shares(self, inner: Tensor, members: int) -> list[Tensor]:
+        """What each member of a group reads of `inner`: (N, slots · rank) each."""
+        if members == 1:
+            return [inner]
+        by_slot = inner.view(len(inner), -1, members, self._rank)
+        return [by_slot[:, :, member].reshape(len(inner), -1) for member in range(members)]
 
     def close(self) -> None:
         """Leave the base as it was."""
@@ -164,6 +190,7 @@ class AdapterBank:
     def _make_room(self, *, slots: int, rank: int) -> None:
         if slots <= self._capacity and rank <= self._rank:
             return
+        self._views.clear()
         self._rank = max(rank, self._rank)
         if slots > self._capacity:
             self._capacity = max(slots, FIRST_SLOTS, 2 * self._capacity)
@@ -191,9 +218,16 @@ class _Group:
         columns = tuple(slice(end - size, end) for end, (_, size) in zip(ends, sizes, strict=True))
         return cls(tuple(names), sizes[0][0], columns, torch.empty(0), [])
 
+    def of_slots(self, span: slice) -> tuple[Tensor, ...]:
+        """Views of A and of each member's B, as matrices."""
+        return (
+            self.a[span].reshape(-1, self.size_in),
+            *(b[span].reshape(-1, b.shape[-1]) for b in self.b),
+        )
+
     def grow(self, *, slots: int, rank: int, like: Base) -> None:
         """Larger tensors with what the old ones held, zeros elsewhere."""
-        where: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        where: dict[str, Any] = {"device": like.device, "dtype": kept_in(like)}
         a = torch.zeros(slots, len(self.names), rank, self.size_in, **where)
         b = [torch.zeros(slots, rank, column.stop - column.start, **where) for column in self.columns]
         if self.b:
@@ -202,3 +236,8 @@ class _Group:
             for new, old in zip(b, self.b, strict=True):
                 new[:held, :old_rank] = old
         self.a, self.b = a, b
+
+
+def kept_in(base: Base) -> torch.dtype:
+    """The type of adapters beside this base: float32 on a CPU, where the few rows of a step are faster in it."""
+    return torch.float32 if base.device.type == "cpu" else base.dtype

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from server.decoding import fit
-from server.engine import make_engine
+from server.engine import local, make_engine
 from server.engine.base import Delta, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
 from server.errors import AdapterRejected, Busy, Conflict, Invalid, NotFound, SetupError, Unavailable
@@ -217,7 +217,7 @@ async def test_an_engine_that_cannot_heal_says_so(monkeypatch: pytest.MonkeyPatc
         raise SetupError("the weights are gone")
 
     monkeypatch.setattr(engine._decoder, "step", broken)
-    monkeypatch.setattr(engine._decoder, "check", broken)
+    monkeypatch.setattr(local, "check", broken)
     with pytest.raises(Unavailable):
         await reply(engine)
     status = await engine.status()
