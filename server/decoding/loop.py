@@ -7,7 +7,6 @@ Slots are dense: rows 0..B-1 are in use, and the last row moves into the hole th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from server.decoding.bank import AdapterBank
 from server.decoding.cache import SlotCache, causal_mask, step_mask
 from server.decoding.sampler import Choice, Draw, choose
 from server.decoding.text import TextStream
+from server.decoding.waiting import FairQueue
 from server.engine.base import FinishReason, Sampling, TopLogprob
 from server.errors import Invalid
 from server.modeling import STRANGE, Base, hidden_states, logits_of, unsupported
@@ -28,12 +28,16 @@ PREFILL_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """One reply to make. `version` needs a bank; without one the model runs with whatever adapter is active."""
+    """One reply to make. `version` needs a bank; without one the model runs with whatever adapter is active.
+
+    `who` takes turns with others for a place.
+    """
 
     id: int
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     version: int = 0
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Decoder:
         self.slots = slots
         self.bank = bank
         self._rows: list[_Row] = []
-        self._waiting: deque[DecodeRequest] = deque()
+        self._waiting: FairQueue[DecodeRequest] = FairQueue()
         self._cancelled: set[int] = set()
         self._cache = SlotCache(rows=slots, length=base.context)
 
@@ -110,7 +114,7 @@ class Decoder:
                 param="messages",
             )
         assert self.bank or not request.version, "a version needs a bank"
-        self._waiting.append(request)
+        self._waiting.push(request)
 
     def cancel(self, *request_ids: int) -> None:
         """Let the next step end these replies; an unknown id is ignored, it may have ended already."""
@@ -153,8 +157,7 @@ class Decoder:
         gone, self._cancelled = self._cancelled, set()
         if not gone:
             return []
-        ended = [r.id for r in self._waiting if r.id in gone]
-        self._waiting = deque(r for r in self._waiting if r.id not in gone)
+        ended = [i for i in sorted(gone) if self._waiting.remove(i)]
         emissions = [Emission(i, (), (), "", FinishReason.CANCELLED) for i in ended]
         for at in reversed(range(len(self._rows))):
             row = self._rows[at]
@@ -167,10 +170,10 @@ class Decoder:
         joining: list[DecodeRequest] = []
         width = 0
         while self._waiting and self.running + len(joining) < self.slots:
-            wider = max(width, len(self._waiting[0].prompt_ids))
+            wider = max(width, len(self._waiting.peek().prompt_ids))
             if joining and wider * (len(joining) + 1) > PREFILL_TOKENS:
                 break
-            joining.append(self._waiting.popleft())
+            joining.append(self._waiting.pop())
             width = wider
         if not joining:
             return []
