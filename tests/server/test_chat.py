@@ -33,7 +33,7 @@ class ScriptedEngine(EchoEngine):
         self.closed_early = 0
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         ended = False
         try:
