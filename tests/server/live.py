@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import uvicorn
 from sqlmodel import Session
 
 from server.app import create_app
+from server.cli.listener import Listener
 from server.engine import Served
 from server.settings import Settings
 from server.store import keys, migrate
@@ -27,17 +29,21 @@ class LiveServer:
     """uvicorn around `create_app`; `store` is the very store that the server writes to."""
 
     def __init__(self, data_dir: Path, *, served: Served | None = None, **options: Any) -> None:
-        self.settings = Settings(
-            data_dir=data_dir, engine="echo", learner=False, follow_seconds=0.05, **options
-        )
+        usual: dict[str, Any] = {
+            "engine": "echo",
+            "learner": False,
+            "follow_seconds": 0.05,
+            "grace_seconds": 1,
+        }
+        self.settings = Settings(data_dir=data_dir, **usual | options)
         data_dir.mkdir(parents=True, exist_ok=True)
         migrate.upgrade(self.settings.resolved_database_url)
         self.store: Store = open_store(self.settings.resolved_database_url)
         self.app = create_app(self.settings, store=self.store, served=served)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        config = uvicorn.Config(self.app, log_config=None, ws="none", timeout_graceful_shutdown=5)
-        self.server = uvicorn.Server(config)
+        config = uvicorn.Config(self.app, log_config=None, ws="none")
+        self.server = Listener(config, grace_seconds=self.settings.grace_seconds)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
 
     def __enter__(self) -> Self:
@@ -56,9 +62,13 @@ class LiveServer:
 
     def stop(self) -> None:
         """As SIGTERM does."""
-        self.server.should_exit = True
+        self.signal()
         self.thread.join(20)
         assert not self.thread.is_alive()
+
+    def signal(self) -> None:
+        """Ask it to end, and do not wait."""
+        self.server.handle_exit(signal.SIGTERM, None)
 
     @property
     def admin_key(self) -> str:
