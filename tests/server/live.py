@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ from sqlmodel import Session
 
 from server.app import create_app
 from server.cli.listener import Listener
-from server.engine import Served
+from server.engine import Served, make_engine
 from server.settings import Settings
 from server.store import keys, migrate
 from server.store.session import Store, open_store
@@ -39,7 +40,10 @@ class LiveServer:
         data_dir.mkdir(parents=True, exist_ok=True)
         migrate.upgrade(self.settings.resolved_database_url)
         self.store: Store = open_store(self.settings.resolved_database_url)
-        self.app = create_app(self.settings, store=self.store, served=served)
+        self.served = served or make_engine(self.settings)
+        off_the_loop(self.store, "read", "write")
+        off_the_loop(self.served.renderer, "render", "encode_text", "decode", "spelling")
+        self.app = create_app(self.settings, store=self.store, served=self.served)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         config = uvicorn.Config(self.app, log_config=None, ws="none")
@@ -62,7 +66,8 @@ class LiveServer:
 
     def stop(self) -> None:
         """As SIGTERM does."""
-        self.signal()
+        if not self.server.should_exit:
+            self.signal()
         self.thread.join(20)
         assert not self.thread.is_alive()
 
@@ -88,6 +93,23 @@ class LiveServer:
         # Plain HTTP: reading the certificates of the whole world for each client would take most of a test's time.
         with httpx.Client(base_url=self.url, headers=headers, timeout=20, verify=False) as client:
             yield client
+
+
+def off_the_loop(part: Any, *names: str) -> None:
+    """Make slow calls fail where they would hold everybody up: on the thread of an event loop."""
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                return call(*args, **options)
+            raise AssertionError(f"{call.__qualname__} was called on the event loop")
+
+        return run
+
+    for name in names:
+        setattr(part, name, watched(getattr(part, name)))
 
 
 def ask(text: str = "tell me about rain", **more: Any) -> dict[str, Any]:
