@@ -25,7 +25,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """`max_tokens` or the context was used up."""
     CANCELLED = "cancelled"
-    """The caller went away."""
+    """The caller went away, or the server was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
