@@ -63,7 +63,14 @@ class Settings(BaseSettings):
     max_running: int = Field(default=32, ge=1)
     """Replies generated at the same time."""
     max_waiting: int = Field(default=256, ge=0)
-    """Replies that may wait for a place; more are answered 429."""
+    """Replies that may wait for a place; more are answered 429. Users take turns; once more than half of the queue is
+    full, one of them may hold at most half of it."""
+    reply_seconds: float = Field(default=300, ge=0)
+    """Longest time from a request to the end of its reply, waiting included; then it is cut off (504, or an error in
+    mid-stream) and what was written is kept. 0 sets no limit."""
+    grace_seconds: float = Field(default=15, ge=0)
+    """How long a server that was asked to end (SIGTERM, Ctrl-C) lets running replies go on; asked again, it ends at
+    once. Whatever starts and stops it must allow some seconds more before it kills."""
     cache_tokens: int = Field(default=0, ge=0)
     """Positions of keys and values that all running replies share; 0: every place may use the whole context."""
     prefix_mib: int = Field(default=64, ge=0)

@@ -22,6 +22,7 @@ from server.decoding.rows import DecodeRequest, Row, Rows
 from server.decoding.sampler import Choice, Draw, choose
 from server.decoding.text import TextStream
 from server.decoding.trunk import StockTrunk, Trunk
+from server.decoding.waiting import FairQueue
 from server.engine.base import FinishReason, TopLogprob
 from server.errors import Invalid
 from server.modeling import Base
@@ -92,7 +93,7 @@ class Decoder:
         self._cache_tokens = cache_tokens or slots * base.context
         self._rows = Rows()
         self._long: deque[_Reading] = deque()
-        self._waiting: deque[DecodeRequest] = deque()
+        self._waiting: FairQueue[DecodeRequest] = FairQueue()
         self._cancelled: set[int] = set()
 
     @property
@@ -123,7 +124,7 @@ class Decoder:
                 param="messages",
             )
         assert self.bank or not request.version, "a version needs a bank"
-        self._waiting.append(request)
+        self._waiting.push(request)
 
     def cancel(self, *request_ids: int) -> None:
         """Let the next step end these replies; an unknown id is ignored, it may have ended already."""
@@ -152,16 +153,12 @@ class Decoder:
         gone, self._cancelled = self._cancelled, set()
         if not gone:
             return []
-        unread = [*self._waiting, *(request for reading in self._long for request in reading.requests)]
-        emissions = [
-            Emission(request.id, (), (), "", FinishReason.CANCELLED)
-            for request in unread
-            if request.id in gone
-        ]
-        self._waiting = deque(request for request in self._waiting if request.id not in gone)
+        ended = [i for i in sorted(gone) if self._waiting.remove(i)]
         for reading in self._long:
+            ended += [request.id for request in reading.requests if request.id in gone]
             reading.requests = [request for request in reading.requests if request.id not in gone]
         self._long = deque(reading for reading in self._long if reading.requests)
+        emissions = [Emission(i, (), (), "", FinishReason.CANCELLED) for i in ended]
         for at in reversed(range(len(self._rows))):
             row = self._rows[at]
             if row.request.id in gone:
@@ -187,23 +184,23 @@ class Decoder:
         together: list[_Reading] = []
         width = taken = 0
         while self._waiting and self._has_room(
-            self._waiting[0], [one for r in together for one in r.requests]
+            self._waiting.peek(), [one for r in together for one in r.requests]
         ):
-            request = self._waiting[0]
+            request = self._waiting.peek()
             twins = [one for one in (*together, *self._long) if one.is_of(request)]
             if twins:
-                twins[0].requests.append(self._waiting.popleft())
+                twins[0].requests.append(self._waiting.pop())
                 continue
             reading = self._begin(request)
             if reading.left > PREFILL_TOKENS:
                 self._long.append(reading)
-                self._waiting.popleft()
+                self._waiting.pop()
                 continue
             wider = max(width, reading.left)
             if taken and wider * (taken + 1) > budget:
                 break
             together.append(reading)
-            self._waiting.popleft()
+            self._waiting.pop()
             width, taken = wider, taken + 1
         return together
 

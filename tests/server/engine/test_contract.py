@@ -102,6 +102,17 @@ async def test_what_would_find_no_place_is_known_before_it_is_asked_for(engine: 
         engine.must_admit(1)
 
 
+async def test_places_that_were_promised_are_not_given_away(engine: Engine) -> None:
+    engine.must_admit(4, who="ada", promised={"bob": 8})
+    with pytest.raises(Busy):
+        engine.must_admit(4, who="ada", promised={"bob": 5, "eve": 4})
+
+
+async def test_whose_request_it_is_changes_no_reply(engine: Engine) -> None:
+    named = [delta async for delta in engine.generate(PROMPT, SAMPLING, 0, who="ada")]
+    assert ids(named) == ids(await replies(engine))
+
+
 async def test_a_closed_engine_cancels_and_then_refuses(engine: Engine) -> None:
     stream = engine.generate(PROMPT, Sampling(temperature=1, max_tokens=100), 0)
     await anext(stream)

@@ -38,6 +38,11 @@ async def reply(
     return [delta async for delta in engine.generate(prompt, sampling, version)]
 
 
+async def count(engine: LocalEngine, *, who: str) -> int:
+    """How many deltas a reply of `who` has."""
+    return len([delta async for delta in engine.generate(PROMPT, WARM, 0, who=who)])
+
+
 def ids(deltas: list[Delta]) -> tuple[int, ...]:
     return tuple(i for delta in deltas for i in delta.token_ids)
 
@@ -150,6 +155,61 @@ async def test_a_full_queue_is_busy_and_says_when_to_come_back() -> None:
     assert (status.running, status.waiting) == (1, 1)
     await asyncio.gather(*tasks)
     assert await reply(engine)
+    await engine.close()
+
+
+async def test_a_flood_of_one_user_delays_nobody_else_by_more_than_a_turn() -> None:
+    """First come first served: whoever asked twenty at once was served twenty before the next."""
+    engine = engine_of(max_running=1, max_waiting=64)
+    never_ends(engine)
+    order: list[str] = []
+
+    async def ask(who: str) -> None:
+        async for _ in engine.generate(PROMPT, Sampling(temperature=1, max_tokens=6, seed=1), 0, who=who):
+            pass
+        order.append(who)
+
+    flood = [asyncio.create_task(ask("flood")) for _ in range(20)]
+    await asyncio.sleep(0)  # all twenty have asked before the others do
+    await asyncio.gather(ask("ada"), ask("bob"), *flood)
+    assert len(order) == 22
+    # One of the flood runs, one more may have its turn before each of the others.
+    assert {"ada", "bob"} <= set(order[:5]), order
+    await engine.close()
+
+
+async def test_one_user_is_sent_away_while_others_are_still_admitted() -> None:
+    engine = engine_of(max_running=1, max_waiting=4)
+    never_ends(engine)
+    running = asyncio.create_task(reply(engine, LONG))
+    await settle(engine, running=1)
+    waiting = [asyncio.create_task(count(engine, who="flood")) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy) as caught:
+        engine.must_admit(1, who="flood")
+    assert caught.value.code == "too_many_waiting"
+    assert caught.value.retry_after
+    engine.must_admit(2, who="ada")
+    await asyncio.gather(running, *waiting)
+    engine.must_admit(5, who="flood")
+    await engine.close()
+
+
+async def test_one_that_leaves_while_it_waits_gives_its_place_back() -> None:
+    engine = engine_of(max_running=1, max_waiting=1)
+    never_ends(engine)
+    running = asyncio.create_task(reply(engine, LONG))
+    await settle(engine, running=1)
+    waiting = asyncio.create_task(count(engine, who="ada"))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        engine.must_admit(1, who="bob")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    engine.must_admit(1, who="bob")
+    assert (await engine.status()).waiting == 0
+    await running
     await engine.close()
 
 
