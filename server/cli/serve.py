@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.child import Child
-from server.cli.words import DataDir, make_data_dir, settings_from
+from server.cli.words import DataDir, VllmUrl, joined, make_data_dir, settings_from
 from server.errors import HoneError, SetupError
 from server.settings import Settings
 
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEARNER_PARTS = ("apscheduler", "torch")
 GRACE_SECONDS = 15
 """How long running streams may go on after the server was asked to end."""
 
 
 class EngineName(StrEnum):
     LOCAL = "local"
+    VLLM = "vllm"
     ECHO = "echo"
 
 
@@ -57,6 +59,7 @@ def serve(
     engine: Annotated[
         EngineName | None, typer.Option(envvar="HONE_ENGINE", show_default="local", help="Who answers.")
     ] = None,
+    vllm_url: VllmUrl = None,
     learner: Annotated[
         bool | None,
         typer.Option(
@@ -91,6 +94,7 @@ def serve(
         data_dir=data_dir,
         model=model,
         engine=engine and str(engine),
+        vllm_url=joined(vllm_url),
         learner=learner,
         trusted_proxies=trusted_proxies,
         cors_origins=cors_origins,
@@ -251,9 +255,9 @@ def run_server(
 
 def learner_beside(settings: Settings) -> list[Child]:
     """The scheduler, at low priority (its own doing), watching this process so as not to outlive it; or nobody."""
-    if not settings.learner or settings.engine != "local":
+    if not settings.learner or settings.engine == "echo":
         return []
-    if find_spec("apscheduler") is None:
+    if not all(map(find_spec, LEARNER_PARTS)):
         log.warning("the learner is not installed: pip install 'hone-chat[learner]'")
         return []
     command = [sys.executable, "-m", "learner", "run", "--parent", str(os.getpid())]

@@ -17,8 +17,8 @@ from torch import Tensor
 from server.decoding.bank import AdapterBank
 from server.decoding.cache import SlotCache, causal_mask, step_mask
 from server.decoding.sampler import Choice, Draw, choose
-from server.decoding.text import TextStream
 from server.engine.base import FinishReason, Sampling, TopLogprob
+from server.engine.text import TextStream
 from server.errors import Invalid
 from server.modeling import STRANGE, Base, hidden_states, logits_of, unsupported
 

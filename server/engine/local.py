@@ -12,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 import queue
 import threading
-import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -28,6 +26,7 @@ import torch
 from server.decoding import AdapterBank, Decoder, DecodeRequest, Emission
 from server.engine import Served
 from server.engine.base import BaseIdentity, Delta, EngineStatus, FinishReason, Prompt, Sampling
+from server.engine.pace import Pace
 from server.errors import Busy, Conflict, HoneError, Invalid, NotFound, Unavailable
 from server.modeling import Base, load_base, sequence_logprobs
 from server.settings import Settings
@@ -37,8 +36,6 @@ T = TypeVar("T")
 
 HEAL_SECONDS = 5.0
 """How often a broken engine tries itself again."""
-MEMORY = 64
-"""Finished replies from which the throughput is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +58,8 @@ class LocalEngine:
         self._numbers = itertools.count(1)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._channels: dict[int, tuple[_Channel, int]] = {}  # by request id; the int is the delta's index
-        self._lock = threading.Lock()  # guards _channels and _ended: both sides count with them
-        self._ended: deque[float] = deque(maxlen=MEMORY)
+        self._lock = threading.Lock()  # guards _channels and _pace: both sides count with them
+        self._pace = Pace()
         self._versions: tuple[int, ...] = self._bank.versions
         self._trouble = ""
         self._closing = False
@@ -181,20 +178,14 @@ class LocalEngine:
     def _must_have_room(self, places: int) -> None:
         """Asked under the lock."""
         if len(self._channels) + places > self.max_running + self.max_waiting:
-            raise Busy("every place is taken, and so is the queue", retry_after=self._next_place(places))
+            raise Busy(
+                "every place is taken, and so is the queue", retry_after=self._pace.seconds_until(places)
+            )
 
     def _take_places(self, requests: Sequence[DecodeRequest], channel: _Channel) -> None:
         with self._lock:
             self._must_have_room(len(requests))
             self._channels |= {request.id: (channel, i) for i, request in enumerate(requests)}
-
-    def _next_place(self, places: int) -> float:
-        """Seconds until so many places come free, going by the replies that ended last."""
-        ended = list(self._ended)
-        if len(ended) < 2:
-            return 1.0
-        per_reply = (time.monotonic() - ended[0]) / len(ended)
-        return float(min(max(math.ceil(per_reply * places), 1), 60))
 
     def _abandon(self, request_ids: Sequence[int]) -> None:
         """Nobody reads these any more: end them with the next step."""
@@ -253,7 +244,7 @@ class LocalEngine:
                 found = self._channels.get(emission.id)
                 if emission.finish_reason:
                     self._channels.pop(emission.id, None)
-                    self._ended.append(time.monotonic())
+                    self._pace.reply_ended()
                 if found:
                     channel, index = found
                     batches[channel.loop].append((channel, _delta(emission, index)))
