@@ -11,8 +11,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -65,6 +65,7 @@ class FakeVllm:
         self.cancelled = 0
         """Streams whose reader left before their end."""
         self.health = 200
+        self.is_vllm = True
         self.failures: list[int] = []
         """Statuses with which the next completions fail."""
         self.cut_after: int | None = None
@@ -73,8 +74,8 @@ class FakeVllm:
         """Events after which a stream falls silent."""
         self.pause = 0.0
         """Seconds between two events."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self._socket = bound(0)
+        self.port = int(self._socket.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.app = Starlette(
             routes=[
@@ -95,14 +96,14 @@ class FakeVllm:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._socket.close()
 
     def start(self) -> Self:
         self.adapters.clear()
         config = uvicorn.Config(self.app, log_config=None, lifespan="off", ws="none", access_log=False)
         self.server = uvicorn.Server(config)
-        self._socket = socket.create_server(("127.0.0.1", self.port))
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, args=(self.server,))
+        self._thread = threading.Thread(target=self._run, args=(self.server,), daemon=True)
         self._thread.start()
         deadline = time.monotonic() + 20
         while not self.server.started:
@@ -137,6 +138,7 @@ class FakeVllm:
         self._thread.join(20)
         assert not self._thread.is_alive()
         self._socket.close()
+        self._socket = bound(self.port)
 
     def asked(self, kind: str) -> list[Any]:
         """What it was asked for of one kind; the greeting's hot words and their scoring are left out."""
@@ -154,6 +156,8 @@ class FakeVllm:
     async def _models(self, request: Request) -> Response:
         if refused := self._refused(request):
             return refused
+        if not self.is_vllm:
+            return JSONResponse({"object": "list", "data": [{"id": "gpt", "object": "model"}]})
         base = {
             "id": self.base,
             "object": "model",
@@ -309,12 +313,40 @@ def engine_over(
     )
 
 
+@asynccontextmanager
+async def over(*servers: FakeVllm, **options: Any) -> AsyncIterator[VllmEngine]:
+    """An engine whose every server has been looked at; it stops where the truth does."""
+    engine = engine_over(*servers, **options)
+    engine.renderer.stop_ids = servers[0].truth.base.renderer.stop_ids
+    for member in engine._fleet.members:
+        await member.seen.wait()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
 _numbers: dict[str, int] = {}
 
 
 def _number(path: str) -> int:
     """The truth holds each folder once, whatever the servers call it."""
     return _numbers.setdefault(path, 1000 + len(_numbers))
+
+
+def bound(port: int) -> socket.socket:
+    """A port that is kept from others. Until something listens on it, connections are refused."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    return made
 
 
 def error(status: int, message: str) -> Response:

@@ -90,24 +90,26 @@ class Fleet:
         await asyncio.gather(*(member.drop() for member in self.members if member.well))
 
     async def choose(self, version: int, *, avoid: Sequence[Member] = ()) -> Member:
-        """Who answers next: well, holding `version`, with the fewest replies of ours; among equals by turns.
+        """Who answers next: well, holding `version`, with the fewest replies of ours, or else the longest rest.
 
         Raises Unavailable when there is nobody.
         """
+        fit = sorted(
+            (member for member in self.members if member.well and member not in avoid),
+            key=lambda member: (member.running, member.chosen),
+        )
+        found = next((member for member in fit if member.holds(version)), None)
+        if found is None:  # restarted just now, or unloaded by somebody: no need to wait for the next look
+            for member in fit:
+                await member.bring(version)
+                if member.holds(version):
+                    found = member
+                    break
+            else:
+                raise self.nobody()
         self._turn += 1
-        start = self._turn % len(self.members)
-        order = [*self.members[start:], *self.members[:start]]
-        fit = sorted((m for m in order if m.well and m not in avoid), key=lambda m: m.running)
-        for member in fit:
-            if member.holds(version):
-                return member
-        for (
-            member
-        ) in fit:  # restarted just now, or somebody else unloaded it: no need to wait for the next look
-            await member.bring(version)
-            if member.holds(version):
-                return member
-        raise self.nobody()
+        found.chosen = self._turn
+        return found
 
     def nobody(self) -> Unavailable:
         """The refusal when no server can answer."""

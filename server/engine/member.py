@@ -51,6 +51,8 @@ class Member:
         self.trouble = "not looked at yet"
         self.running = 0
         """Replies of this process that it is writing."""
+        self.chosen = 0
+        """Its last turn: a number that grows with every choice."""
         self.held: set[int] = set()
         """Versions that it listed, read from the right path."""
         self.refused: dict[int, Refusal] = {}
