@@ -326,8 +326,8 @@ async def over(*servers: FakeVllm, **options: Any) -> AsyncIterator[VllmEngine]:
         await engine.close()
 
 
-async def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+async def until(what: Callable[[], object], *, patience: float = 10) -> None:
+    deadline = time.monotonic() + patience
     while not what():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
