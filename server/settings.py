@@ -123,8 +123,8 @@ class Settings(BaseSettings):
     def adapters_dir(self) -> Path:
         """The adapters directory on this machine's disk; of an object store, the copies that were fetched."""
         url = self.resolved_artifacts_url.removeprefix("file://")
-        home = self.data_dir / "fetched" if "://" in url else Path(url)
-        return home.absolute() / "adapters"
+        home = self.data_dir / "fetched" if "://" in url else Path(url).expanduser()
+        return Path(os.path.abspath(home)) / "adapters"
 
     @property
     def vllm_urls(self) -> list[str]:

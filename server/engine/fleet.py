@@ -99,24 +99,23 @@ class Fleet:
             key=lambda member: (member.running, member.chosen),
         )
         found = next((member for member in fit if member.holds(version)), None)
-        if found is None:  # restarted just now, or unloaded by somebody: no need to wait for the next look
-            for member in fit:
-                await member.bring(version)
-                if member.holds(version):
-                    found = member
-                    break
-            else:
-                raise self.nobody()
+        found = found or await self._bring_to_one(fit, version)
         self._turn += 1
         found.chosen = self._turn
         return found
 
+    async def _bring_to_one(self, fit: Sequence[Member], version: int) -> Member:
+        """Restarted just now, or unloaded from by somebody: no need to wait for the next look."""
+        for member in fit:
+            await member.bring(version)
+            if member.holds(version):
+                return member
+        raise self.nobody()
+
     def nobody(self) -> Unavailable:
-        """The refusal when no server can answer."""
+        """The refusal when no server can answer. Whoever chats reads it, so it does not say where the servers stand."""
         return Unavailable(
-            f"no vLLM server can answer: {self.detail or 'those that could have failed'}",
-            code="engine_unavailable",
-            retry_after=AGAIN_SECONDS,
+            "no vLLM server can answer now", code="engine_unavailable", retry_after=AGAIN_SECONDS
         )
 
     def has_failed(self, member: Member, version: int, error: Lost | Lacks) -> None:
@@ -155,7 +154,7 @@ class Fleet:
     def _none_took(self, present: Sequence[Member], errors: Sequence[HoneError | None]) -> HoneError:
         """Why nobody holds what was brought: the adapter's own fault, if anybody says so."""
         if not present:
-            return self.nobody()
+            return Unavailable(f"no vLLM server is well: {self.detail}", retry_after=AGAIN_SECONDS)
         rejection = next((error for error in errors if isinstance(error, AdapterRejected)), None)
         says = "; ".join(f"{m.replica.name}: {e.message}" for m, e in zip(present, errors, strict=True) if e)
         return rejection or Unavailable(f"no vLLM server took the adapter: {says}", retry_after=AGAIN_SECONDS)

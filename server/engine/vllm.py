@@ -11,6 +11,7 @@ users, segments and the store, and loads no weights.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -40,7 +41,7 @@ class AdaptersSeen(NamedTuple):
 
     def path(self, folder: Path) -> str:
         """A folder as vLLM finds it. Raises Unavailable for one that it could not see."""
-        absolute = folder.absolute()
+        absolute = Path(os.path.abspath(folder))
         if not self.there:
             return str(absolute)
         if not absolute.is_relative_to(self.here):
@@ -219,8 +220,8 @@ class VllmEngine:
         return {
             "prompt": list(prompt.token_ids),
             "max_tokens": min(sampling.max_tokens, self.renderer.context - len(prompt.token_ids)),
-            # vLLM gives reply i of a request the seed `seed + i`, which is this project's own rule: one request,
-            # one prefill, and a stored seed makes its reply again by itself. Greedy, vLLM refuses n > 1, and all
+            # vLLM gives reply i of a request the seed `seed + i`, which is this project's own rule: one request
+            # for a pair, and a stored seed makes its reply again by itself. Greedy, vLLM refuses n > 1, and all
             # replies are the same: one is drawn and told n times.
             "n": 1 if is_greedy else n,
             "seed": sampling.seed,

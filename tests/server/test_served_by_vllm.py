@@ -113,6 +113,7 @@ def test_a_version_is_swapped_in_and_survives_a_server(house: House) -> None:
         away = client.post("/v1/chat/completions", json=ASK)
         assert away.status_code == 503
         assert int(away.headers["retry-after"]) >= 1
+        assert "127.0.0.1" not in away.text
         until(lambda: client.get("/readyz").status_code == 503)
 
         house.servers[0].start()
