@@ -117,6 +117,11 @@ class Renderer:
         found: Tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
         return cls(found, context=context_of(config), stop_ids=generation_stop_ids(model))
 
+    def narrow(self, context: int) -> None:
+        """Make do with a smaller context, where only the engine knows it. To be called before anything is rendered."""
+        self.context = min(self.context, context)
+        self.reply_room = min(self.reply_room, self.context // REPLY_ROOM)
+
     def render(self, messages: Sequence[Message], *, max_prompt_tokens: int | None = None) -> Rendered:
         """The ids of a conversation that is to be answered.
 

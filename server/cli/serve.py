@@ -18,15 +18,18 @@ from typing import Annotated
 import typer
 
 from server.cli.child import Child
-from server.cli.words import DataDir, make_data_dir, settings_from
+from server.cli.words import DataDir, VllmUrl, joined, make_data_dir, settings_from
 from server.errors import SetupError
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+LEARNER_PARTS = ("apscheduler", "torch")
+
 
 class EngineName(StrEnum):
     LOCAL = "local"
+    VLLM = "vllm"
     ECHO = "echo"
 
 
@@ -50,6 +53,7 @@ def serve(
     engine: Annotated[
         EngineName | None, typer.Option(envvar="HONE_ENGINE", show_default="local", help="Who answers.")
     ] = None,
+    vllm_url: VllmUrl = None,
     learner: Annotated[
         bool | None,
         typer.Option(
@@ -84,6 +88,7 @@ def serve(
         data_dir=data_dir,
         model=model,
         engine=engine and str(engine),
+        vllm_url=joined(vllm_url),
         learner=learner,
         trusted_proxies=trusted_proxies,
         cors_origins=cors_origins,
@@ -181,9 +186,9 @@ def settle_memory() -> None:
 
 def learner_beside(settings: Settings) -> list[Child]:
     """The scheduler, at low priority (its own doing), watching this process so as not to outlive it; or nobody."""
-    if not settings.learner or settings.engine != "local":
+    if not settings.learner or settings.engine == "echo":
         return []
-    if find_spec("apscheduler") is None:
+    if not all(map(find_spec, LEARNER_PARTS)):
         log.warning("the learner is not installed: pip install 'hone-chat[learner]'")
         return []
     command = [sys.executable, "-m", "learner", "run", "--parent", str(os.getpid())]

@@ -20,10 +20,10 @@ from server.decoding.cache import SlotCache
 from server.decoding.prefixes import Prefix, Prefixes
 from server.decoding.rows import DecodeRequest, Row, Rows
 from server.decoding.sampler import Choice, Draw, choose
-from server.decoding.text import TextStream
 from server.decoding.trunk import StockTrunk, Trunk
 from server.decoding.waiting import FairQueue
 from server.engine.base import FinishReason, TopLogprob
+from server.engine.text import TextStream
 from server.errors import Invalid
 from server.modeling import Base
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from server.decoding.cache import Kept, SlotCache
-from server.decoding.text import TextStream
 from server.engine.base import Sampling
+from server.engine.text import TextStream
 
 
 @dataclass(frozen=True, slots=True)

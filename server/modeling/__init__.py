@@ -1,5 +1,6 @@
 """The one frozen base that every role shares, the adapters beside it, and the rows it reads."""
 
+from server.checkpoint import check_servable
 from server.modeling.adapters import (
     CONFIG,
     KEY_PREFIX,
@@ -22,11 +23,9 @@ from server.modeling.base import (
     base_of,
     causal_model,
     check_head,
-    check_servable,
     hidden_states,
     is_peft,
     load_base,
-    locate,
     logits_of,
     states_at,
     unsupported,
@@ -70,7 +69,6 @@ __all__ = [
     "linears",
     "load_adapter",
     "load_base",
-    "locate",
     "logits_of",
     "logprobs_of_states",
     "mean_over",

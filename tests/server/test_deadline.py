@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.decoding import fit
 from server.engine import Served
 from server.engine.base import BaseIdentity, Prompt, Sampling
 from server.engine.local import LocalEngine
@@ -72,7 +73,7 @@ def test_zero_sets_no_limit(tmp_path: Path, engine: ScriptedEngine) -> None:
 def test_the_time_that_a_request_waits_counts_and_its_place_comes_free(tmp_path: Path) -> None:
     base = tiny_llama(context=8192)
     base.renderer.stop_ids = frozenset()
-    engine = LocalEngine(base, max_running=1, max_waiting=1)
+    engine = LocalEngine(fit(lambda: base), max_running=1, max_waiting=1)
     identity = BaseIdentity("tiny", "tiny", base.renderer.template_hash)
     with LiveServer(tmp_path, served=Served(engine, base.renderer, identity), reply_seconds=0.5) as server:
         with the_only_place(engine):

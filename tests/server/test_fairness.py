@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.decoding import fit
 from server.engine import Served
 from server.engine.base import BaseIdentity
 from server.engine.local import LocalEngine
@@ -26,7 +27,7 @@ def make_server(tmp_path: Path) -> Iterator[MakeServer]:
     def make(*, max_waiting: int) -> LiveServer:
         base = tiny_llama()
         base.renderer.stop_ids = frozenset()
-        engine = LocalEngine(base, max_running=1, max_waiting=max_waiting)
+        engine = LocalEngine(fit(lambda: base), max_running=1, max_waiting=max_waiting)
         identity = BaseIdentity("tiny", "tiny", base.renderer.template_hash)
         server = LiveServer(tmp_path, served=Served(engine, base.renderer, identity))
         made.append((server.__enter__(), engine))

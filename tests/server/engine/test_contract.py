@@ -1,6 +1,7 @@
 """What every engine keeps, whatever it is made of."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,22 +12,30 @@ from server.engine.echo import EchoEngine
 from server.engine.local import LocalEngine
 from server.errors import Busy, NotFound, Unavailable
 from tests.fakes import random_adapter, tiny_llama
+from tests.vllm_fake import FakeVllm, engine_over
 
 pytestmark = pytest.mark.anyio
 
 PROMPT = Prompt(tuple(b"what shall we cook"))
 SAMPLING = Sampling(temperature=1, max_tokens=16, seed=2)
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "echo": lambda: EchoEngine(max_open=12),
-    "local": lambda: LocalEngine(fit(tiny_llama), max_running=4, max_waiting=8),
-}
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=["echo", "local", "vllm"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    made = ENGINES[request.param]()
-    yield made
-    await made.close()
+    with ExitStack() as stack:
+        if request.param == "echo":
+            made: Engine = EchoEngine(max_open=12)
+        elif request.param == "local":
+            made = LocalEngine(fit(tiny_llama), max_running=4, max_waiting=8)
+        else:
+            truth = LocalEngine(fit(tiny_llama), max_running=16, max_waiting=16)
+            fake = stack.enter_context(FakeVllm(truth))
+            made = engine_over(fake, max_running=4, max_waiting=8)
+            await made.status()
+        yield made
+        await made.close()
+    if request.param == "vllm":
+        await truth.close()
 
 
 @pytest.fixture
