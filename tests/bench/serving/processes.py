@@ -185,6 +185,10 @@ class Process(Watch):
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(patience)
                 break
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
         # What the first of the group left behind would go on using the core of whoever is next.
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
