@@ -69,9 +69,7 @@ def throughput(lines: Sequence[Line]) -> list[str]:
     rows = [origin(found)]
     for group in table.groups(found):
         title = f"### {group.model}, {group.dtype}, prompts of {group.prompt} tokens"
-        each = (
-            f"{group.tokens} new tokens, {group.rounds} replies for each stream one after the other; medians."
-        )
+        each = f"{group.tokens} new tokens for each reply; medians over the runs."
         rows += ["", title, "", each, "", *table.table(found, group)]
     return rows
 

@@ -68,7 +68,9 @@ def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
 def _make(shape: Shape, folder: Path) -> None:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,

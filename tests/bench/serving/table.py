@@ -27,7 +27,6 @@ class Group(NamedTuple):
     dtype: str
     prompt: int
     tokens: int
-    rounds: int
 
 
 class Place(NamedTuple):
@@ -53,7 +52,7 @@ def newest(lines: Iterable[Line]) -> list[Line]:
 
 
 def group_of(line: Line) -> Group:
-    return Group(line["model"], line["dtype"], line["prompt"], line["tokens"], line["rounds"])
+    return Group(line["model"], line["dtype"], line["prompt"], line["tokens"])
 
 
 def place_of(line: Line) -> Place:

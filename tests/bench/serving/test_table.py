@@ -5,7 +5,7 @@ from typing import Any
 from tests.bench.serving import table
 from tests.bench.serving.table import Group
 
-GROUP = Group("S", "float32", 64, 64, 2)
+GROUP = Group("S", "float32", 64, 64)
 
 
 def line(who: str, rate: float | None = None, *, code: str = "a", **more: Any) -> dict[str, Any]:

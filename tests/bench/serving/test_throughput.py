@@ -59,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         given = (
             "--models S --dtype float32 --contestants hone,other --adapters 0 --prompts 64 --concurrency 1,4"
         )
-        options = parser.parse_args([*given.split(), "--repeats", "2", *words])
+        options = parser.parse_args([*given.split(), "--repeats", "2", "--replies", "1", *words])
         options.out = tmp_path
         log.clear()
         throughput.main(options)
@@ -98,6 +98,14 @@ def test_a_cut_off_run_goes_on_where_it_stopped(run: Any) -> None:
         *("other starts", "other runs 4x2", "other stops"),
         *("other starts", "other runs 1x2", "other runs 4x2", "other stops"),
         *("hone starts", "hone runs 1x2", "hone runs 4x2", "hone stops"),
+    ]
+
+
+def test_few_streams_go_on_longer(run: Any) -> None:
+    """One stream of two replies would be too short to count its CPU time in hundredths of a second."""
+    assert [word for word in run("--replies", "8", "--repeats", "1") if word.startswith("hone runs")] == [
+        "hone runs 1x8",
+        "hone runs 4x2",
     ]
 
 

@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapters", type=numbers, default=[0, 1, 4], help="0 is the bare base")
     parser.add_argument("--prompts", type=numbers, default=[64, 256], help="tokens of a prompt")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each reply")
-    parser.add_argument("--rounds", type=int, default=2, help="replies that each client asks for in a run")
+    parser.add_argument("--rounds", type=int, default=2, help="replies that each client asks for, at least")
+    parser.add_argument("--replies", type=int, default=8, help="of all clients, at least: few go on longer")
     parser.add_argument("--repeats", type=int, default=3)
 
 
@@ -75,7 +76,15 @@ def main(options: argparse.Namespace) -> int:
     code = record.fingerprint()
     for model, dtype, adapters in product(options.models, options.dtype, options.adapters):
         cells = [
-            Cell(model, dtype, adapters, concurrency, prompt, options.tokens, options.rounds)
+            Cell(
+                model,
+                dtype,
+                adapters,
+                concurrency,
+                prompt,
+                options.tokens,
+                rounds=max(options.rounds, -(-options.replies // concurrency)),
+            )
             for prompt, concurrency in product(options.prompts, sorted(options.concurrency))
         ]
         for repeat, name in turns(options.contestants, options.repeats):
