@@ -80,8 +80,12 @@ class OverHttp:
         return {"model": policy, **asked, "stream": True, "temperature": 0, **self.extra}
 
     async def run(self, job: Job) -> list[Stream]:
+        # Neighbours ask for different policies, and each client for another one every time.
         bodies = [
-            [self.body(self.policies[i % len(self.policies)], prompt, job.new_tokens) for prompt in mine]
+            [
+                self.body(self.policies[(i + n) % len(self.policies)], prompt, job.new_tokens)
+                for n, prompt in enumerate(mine)
+            ]
             for i, mine in enumerate(job.prompts)
         ]
         return await closed_loop(self.url, bodies, key=self.key)
