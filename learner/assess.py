@@ -156,8 +156,8 @@ class _Court:
             "both_bad_weight": self.config.reward.both_bad_weight,
         }
         everybody = tabulate(dataset, **weights)
-        features = base_features(self.model, everybody.examples, micro_batch=self.config.ppo.micro_batch)
-        scale = feature_scale(features.shape[1])
+        features = self._features(everybody.examples)
+        scale = feature_scale(features.shape[1], self.reward.book)
         row_of = {example: i for i, example in enumerate(everybody.examples)}
         own = tabulate(dataset.of(Role.JUDGE), **weights)
         rows = torch.tensor([row_of[example] for example in own.examples], dtype=torch.long)
@@ -185,10 +185,14 @@ class _Court:
         ]
         return _Answers(
             replies,
-            base_features(self.model, replies.pairs, micro_batch=micro),
+            self._features(replies.pairs),
             behaviour_of(replies.responses, ended=replies.ended, logprobs=replies.logprobs, ref_logprobs=ref),
             sum(gaps) / max(1, len(gaps)),
         )
+
+    def _features(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        """What the judge reads: the reward model's features, whose code book has seen no vote either."""
+        return base_features(self.model, pairs, self.reward.book, micro_batch=self.config.ppo.micro_batch)
 
     def proxy(self, replies: Replies) -> float:
         """The reward model's own mean score."""

@@ -66,7 +66,7 @@ class RewardConfig(_Group):
     """AdamW rate of the fp32 heads, the side bias, the tie width and the users' intercepts."""
     weight_decay: float = 0.01
     """Decoupled decay of adapters and heads."""
-    probe_l2: float = 2.0
+    probe_l2: float = 5.0
     """Precision of the zero-mean prior on the heads' first fit, made on features of the bare base."""
     adapt_from: int = 2000
     """Picks and thumbs of the training users from which members get adapters; with fewer they are linear heads."""
@@ -76,7 +76,7 @@ class RewardConfig(_Group):
     """Votes per optimiser step."""
     holdout_share: float = 0.15
     """Share of the training users whose votes only decide when an adapter's training stops."""
-    thumb_weight: float = 0.5
+    thumb_weight: float = 0.75
     """Weight of a thumb beside a pick."""
     both_bad_weight: float = 0.5
     """Weight of each of the two downs that `both_bad` stands for, beside a thumb."""
@@ -117,10 +117,11 @@ class PpoConfig(_Group):
     kl_coef: float = 0.35
     """Price of one nat from the bare base to begin with, in standard deviations of base scores. With scores that are
     normal over the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.05 would allow 200."""
-    kl_target: float | None = 2.2
-    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Best-of-n lies log n - (n - 1) / n
-    nats away: 1.8 for 16, 2.5 for 32. Farther out replies leave their subject more often, and people come to like it
-    less while the reward model likes it more."""
+    kl_target: float | None = 2.8
+    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Candidates lie nearer, at some 2 nats:
+    a mean of policies is less far out than each of them. Best-of-n lies log n - (n - 1) / n nats away: 1.8 for 16, 2.5
+    for 32. Farther out replies leave their subject more often, and people come to like it less while the reward model
+    likes it more."""
     kl_horizon: int = 3
     """Controller's horizon in rollout batches: tastes differ in how cheaply they are met, and a cycle is short."""
     kl_stop: float = 2.5
@@ -152,6 +153,10 @@ class PpoConfig(_Group):
     """Longer prompts are left out of rollouts."""
     grad_norm: float = 1.0
     """Gradient clip of each adapter."""
+    average: float = 0.88
+    """What the mean of the policies so far weighs beside the newest: candidates are this mean, of some eight steps.
+    Steps on few rewards wander, and what they wander cancels out in it while what they learn does not; 0 takes the
+    newest."""
     checkpoint_every: int = 5
     """Steps between checkpoints; each is a candidate for the gate."""
     threads: int = 0
@@ -168,7 +173,7 @@ class GateConfig(_Group):
     """Least out-of-fold z of the votes, in standard deviations of what coin tosses give: once in 200 tosses."""
     signal_tosses: int = 20
     """Times the votes are tossed to learn that deviation."""
-    judge_l2: float = 4.0
+    judge_l2: float = 8.0
     """Precision of the zero-mean prior on the judge's weights over standardised features."""
     refits: int = 20
     """Judges refitted on bootstraps over their users."""

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ class PolicyState:
     optimiser: torch.optim.AdamW
     critic: Critic
     controller: KlController
+    mean: list[torch.Tensor] = field(default_factory=list)
+    """Of the policies after each step that moved one, the newer ones weighing more; empty before the first."""
+    moved: int = 0
+    """How many policies are in it."""
     step: int = 0
     skipped: int = 0
     stopped: str = ""
@@ -72,12 +77,41 @@ def fresh_state(base: Base, peft_model: Any, config: PpoConfig) -> PolicyState:
     )
 
 
+@torch.no_grad()
+def take_into_mean(state: PolicyState, average: float) -> None:
+    """The policy has moved: a plain mean at first, then one that forgets (Polyak, Juditsky 1992; Ramé et al. 2024)."""
+    state.moved += 1
+    newest = max(1 - average, 1 / state.moved)
+    if not state.mean:
+        state.mean = [parameter.detach().clone() for parameter in state.policy]
+    for mean, parameter in zip(state.mean, state.policy, strict=True):
+        mean.lerp_(parameter, newest)
+
+
+@contextmanager
+def as_candidate(state: PolicyState) -> Iterator[None]:
+    """The policy is the mean of those so far, for as long as it takes to write it down."""
+    newest = [parameter.detach().clone() for parameter in state.policy]
+    _put(state.policy, state.mean or newest)
+    try:
+        yield
+    finally:
+        _put(state.policy, newest)
+
+
+@torch.no_grad()
+def _put(parameters: Sequence[torch.nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
 def checkpoint(state: PolicyState, peft_model: Any, workdir: Path, *, base_id: str) -> None:
     """Write the candidate, then the state that says it exists; a kill between the two only repeats some steps."""
     folder = workdir / f"step{state.step:05d}"
     staged = folder.with_suffix(".tmp")
     shutil.rmtree(staged, ignore_errors=True)
-    save_adapter(peft_model, POLICY, staged, base_id)
+    with as_candidate(state):
+        save_adapter(peft_model, POLICY, staged, base_id)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
     lines = "".join(json.dumps(row) + "\n" for row in state.history)
@@ -86,6 +120,8 @@ def checkpoint(state: PolicyState, peft_model: Any, workdir: Path, *, base_id: s
     torch.save(
         {
             "policy": [p.detach().cpu() for p in state.policy],
+            "mean": [mean.cpu() for mean in state.mean],
+            "moved": state.moved,
             "optimiser": state.optimiser.state_dict(),
             "critic": (state.critic.moments, state.critic.cross),
             "controller": asdict(state.controller),
@@ -114,9 +150,9 @@ def resume(state: PolicyState, workdir: Path) -> None:
     if not path.exists():
         return
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.no_grad():
-        for parameter, value in zip(state.policy, saved["policy"], strict=True):
-            parameter.copy_(value)
+    _put(state.policy, saved["policy"])
+    state.mean = [mean.to(state.policy[0].device) for mean in saved["mean"]]
+    state.moved = saved["moved"]
     state.optimiser.load_state_dict(saved["optimiser"])
     state.critic.moments, state.critic.cross = saved["critic"]
     state.controller = KlController(**saved["controller"])

@@ -112,7 +112,7 @@ def reward(work: Work) -> dict[str, Any]:
     from learner.rollout import generate
     from learner.train_reward import fit_reward
     from server.modeling import use_adapter
-    from server.scoring import feature_scale
+    from server.scoring import feature_scale, make_code_book
 
     config, dataset = work.config, work.folder.load_dataset()
     with work.bare_model() as (base, model):
@@ -121,8 +121,10 @@ def reward(work: Work) -> dict[str, Any]:
             thumb_weight=config.reward.thumb_weight,
             both_bad_weight=config.reward.both_bad_weight,
         )
-        features = base_features(model, table.examples, micro_batch=config.ppo.micro_batch)
-        scale = feature_scale(features.shape[1])
+        micro_batch = config.ppo.micro_batch
+        book = make_code_book(model, table.examples, seed=work.cycle.seed, micro_batch=micro_batch)
+        features = base_features(model, table.examples, book, micro_batch=micro_batch)
+        scale = feature_scale(features.shape[1], book)
         found = signal(features, table, config.gate, seed=work.cycle.seed, scale=scale)
         numbers = {f"signal_{name}": float(value) for name, value in found._asdict().items()}
         if found.z < config.gate.signal_z:
@@ -139,6 +141,7 @@ def reward(work: Work) -> dict[str, Any]:
             model,
             dataset.of(Role.TRAIN),
             config.reward,
+            book=book,
             base_replies=replies.pairs,
             seed=work.cycle.seed,
             progress=work.watch,

@@ -23,7 +23,15 @@ from torch import Tensor
 from learner import ppo
 from learner.config import PpoConfig
 from learner.dataset import PromptRow
-from learner.policy_state import Candidate, PolicyState, candidates, checkpoint, fresh_state, resume
+from learner.policy_state import (
+    Candidate,
+    PolicyState,
+    candidates,
+    checkpoint,
+    fresh_state,
+    resume,
+    take_into_mean,
+)
 from learner.policy_update import TrainingFailed, mix, update_policy
 from learner.rollout import POLICY, Rollout, collect_rollout
 from server.modeling import Base, load_adapter, new_adapter
@@ -81,6 +89,7 @@ def train_policy(
         numbers: dict[str, float] = {}
         if state.step >= config.warmup_steps:
             numbers |= update_policy(base, peft_model, state, rollout, advantages, config, seed=seed)
+            take_into_mean(state, config.average)
         # 4. Look at what happened, steer the KL price, stop if it ran away.
         numbers |= _statistics(rollout, returns, state, config)
         state.history.append({"step": float(state.step + 1), **numbers})

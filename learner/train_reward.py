@@ -34,7 +34,7 @@ from learner.likelihood import (
     tabulate,
 )
 from server.modeling import Pair, new_adapter, pad_rows, use_adapter
-from server.scoring import PLAIN, Head, RewardModel, feature_scale, features
+from server.scoring import CodeBook, Head, RewardModel, feature_scale, features, fixed_count
 
 Progress = Callable[[float, dict[str, float]], None]
 """Called with the share done and what is worth showing."""
@@ -61,8 +61,9 @@ class _Examples(NamedTuple):
     """What was voted on, in the votes' rows."""
 
     pairs: Sequence[Pair]
-    plain: Tensor
-    """(N, PLAIN) features that no adapter changes."""
+    book: CodeBook
+    fixed: Tensor
+    """(N, …) features that no adapter changes."""
 
 
 def fit_reward(
@@ -70,6 +71,7 @@ def fit_reward(
     dataset: Dataset,
     config: RewardConfig,
     *,
+    book: CodeBook,
     base_replies: Sequence[Pair],
     seed: int,
     progress: Progress | None = None,
@@ -77,8 +79,8 @@ def fit_reward(
 ) -> FittedReward:
     """Fit on the dataset's votes (the caller passes training users only).
 
-    `base_replies`: replies of the bare base that define score 0 and 1. `check` is called between steps and may raise
-    to stop.
+    `book`: the kinds of tokens that are counted. `base_replies`: replies of the bare base that define score 0 and 1.
+    `check` is called between steps and may raise to stop.
     """
     table = tabulate(dataset, thumb_weight=config.thumb_weight, both_bad_weight=config.both_bad_weight)
     if not table.examples:
@@ -86,10 +88,11 @@ def fit_reward(
     generator = torch.Generator().manual_seed(seed)
     is_linear = len(dataset.comparisons) + len(dataset.thumbs) < config.adapt_from
     split = _split_by_user(table, share=0.0 if is_linear else config.holdout_share, generator=generator)
-    bare = base_features(peft_model, table.examples, micro_batch=config.batch)
-    whole = _start(table, bare, split.train, config)
+    bare = base_features(peft_model, table.examples, book, micro_batch=config.batch)
+    scale = feature_scale(bare.shape[1], book)
+    whole = _start(table, bare, split.train, config, scale)
     starts = [
-        _start(table, bare, _bootstrap(split.train, len(table.users), generator), config)
+        _start(table, bare, _bootstrap(split.train, len(table.users), generator), config, scale)
         for _ in range(config.heads if is_linear else config.members)
     ]
     names: list[str | None] = [None] * len(starts)
@@ -98,7 +101,7 @@ def fit_reward(
     if is_linear:
         heads = _around(whole.head, heads)
     else:
-        examples = _Examples(table.examples, bare[:, -PLAIN:])
+        examples = _Examples(table.examples, book, bare[:, -fixed_count(book) :])
         trained: list[_Trained] = []
         for k, start in enumerate(starts):
 
@@ -121,7 +124,7 @@ def fit_reward(
             "holdout_nll": fmean(one.holdout_nll for one in trained),
             "epochs": fmean(one.epoch for one in trained),
         }
-    model = RewardModel(peft_model, tuple(names), tuple(heads)).normalised(base_replies)
+    model = RewardModel(peft_model, tuple(names), tuple(heads), book).normalised(base_replies)
     metrics = {
         "examples": float(len(table.examples)),
         "comparisons": float(len(table.votes.first)),
@@ -172,7 +175,7 @@ class _Start(NamedTuple):
     votes: Votes
 
 
-def _start(table: VoteTable, bare: Tensor, votes: Votes, config: RewardConfig) -> _Start:
+def _start(table: VoteTable, bare: Tensor, votes: Votes, config: RewardConfig, scale: Tensor) -> _Start:
     """A linear head on `bare`, (N, F) under the bare base, fitted to `votes`."""
     fit = fit_linear(
         bare,
@@ -180,7 +183,7 @@ def _start(table: VoteTable, bare: Tensor, votes: Votes, config: RewardConfig) -
         users=len(table.users),
         l2=config.probe_l2,
         intercept_sd=config.intercept_sd,
-        scale=feature_scale(bare.shape[1]),
+        scale=scale,
     )
     return _Start(_head_of(fit), fit.manners, votes)
 
@@ -248,7 +251,8 @@ def _train_member(
             found = active_features(
                 peft_model,
                 [examples.pairs[i] for i in asked.tolist()],
-                plain=examples.plain[asked],
+                examples.book,
+                fixed=examples.fixed[asked],
                 micro_batch=config.batch,
             )
             scores[asked] = head(found).detach()
@@ -293,7 +297,7 @@ def _batch_loss(
     rows = torch.cat([votes.first, votes.second, votes.example]).unique()
     device = next(peft_model.parameters()).device
     batch = pad_rows([examples.pairs[i] for i in rows.tolist()], device=device)
-    found = features(peft_model, batch, plain=examples.plain[rows].to(device)).cpu()
+    found = features(peft_model, batch, examples.book, fixed=examples.fixed[rows].to(device)).cpu()
     scores = torch.zeros(len(examples.pairs)).index_put((rows,), head(found))
     weight = votes.total_weight.clamp(min=1.0)
     prior = manners.prior() / total.total_weight.clamp(min=1.0)

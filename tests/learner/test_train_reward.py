@@ -12,6 +12,7 @@ from learner.dataset import Comparison, Dataset, Example, Outcome, Thumb
 from learner.likelihood import Manners, fit_linear, negative_log_likelihood, tabulate
 from learner.train_reward import FittedReward, accuracy, fit_reward
 from server.modeling import new_adapter
+from server.scoring import make_code_book
 from tests.fakes import tiny_llama
 
 CONFIG = LearnerConfig.profile("tiny").reward
@@ -46,7 +47,8 @@ def fit(data: Dataset, config: RewardConfig = CONFIG) -> FittedReward:
     model = new_adapter(base.model, "policy", rank=2, alpha=2, seed=0)
     rng = random.Random(9)
     replies = [((1, 2, 3), reply(rng, good=rng.random() < 0.5)) for _ in range(24)]
-    return fit_reward(model, data, config, base_replies=replies, seed=1)
+    book = make_code_book(model, replies, seed=1)
+    return fit_reward(model, data, config, book=book, base_replies=replies, seed=1)
 
 
 def test_an_obvious_preference_is_learnt_from_picks_and_thumbs() -> None:

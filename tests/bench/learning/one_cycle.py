@@ -21,6 +21,7 @@ import torch
 from learner.assess import assess
 from learner.config import LearnerConfig
 from learner.dataset import Comparison, Dataset, Example, Outcome, PromptRow, Role, Thumb
+from learner.likelihood import tabulate
 from learner.rollout import generate
 from learner.simulation.raters import make_raters, standardise
 from learner.simulation.tastes import load_taste
@@ -28,7 +29,7 @@ from learner.simulation.world import World
 from learner.train_policy import train_policy
 from learner.train_reward import fit_reward
 from server.modeling import Base, load_adapter, load_base, new_adapter, use_adapter
-from server.scoring import RewardModel
+from server.scoring import RewardModel, make_code_book
 from server.settings import Settings
 
 SERVED: float = Settings.model_fields["temperature"].default
@@ -125,8 +126,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         base, [p.token_ids for p in votes.prompts[: config.reward.normalise_replies]],
         seeds=list(range(config.reward.normalise_replies)), max_new_tokens=128,
     )  # fmt: skip
+    voted = tabulate(votes, thumb_weight=1.0, both_bad_weight=1.0).examples
+    book = make_code_book(model, voted, seed=args.seed)
     fitted = fit_reward(
-        model, votes.of(Role.TRAIN), config.reward, base_replies=replies.pairs, seed=args.seed
+        model, votes.of(Role.TRAIN), config.reward, book=book, base_replies=replies.pairs, seed=args.seed
     )
     lap("reward")
     own = [p for p in votes.prompts if p.role is Role.TRAIN]

@@ -1,9 +1,9 @@
 """The reward model as served: small adapters on the one shared base, a head each, one score for a response.
 
-Owns how a response becomes features and features become a score, and the files that hold them. Training it is
-`learner.train_reward`'s business. Knows nothing of votes, users or the record.
+Owns how features become a score, and the files that hold it. Training it is `learner.train_reward`'s business. Knows
+nothing of votes, users or the record.
 
-prompt and response ids -> padded rows -> hidden states under each member's adapter -> pooled features -> heads -> score
+prompt and response ids -> padded rows -> hidden states under each member's adapter -> features -> heads -> score
 """
 
 from __future__ import annotations
@@ -24,63 +24,31 @@ from server.errors import AdapterRejected
 from server.modeling import (
     Ids,
     Pair,
-    Rows,
     gather_rows,
     load_adapter,
     logprobs_of_states,
-    mean_over,
     micro_batches,
     pad_rows,
     save_adapter,
     states_at,
     use_adapter,
 )
+from server.scoring.codebook import CodeBook, from_tensors, sizes, to_tensors
+from server.scoring.features import DEPTHS, PLAIN, features, fixed_count, plain_prefixes
 
 HEADS = "heads.safetensors"
 CARD = "reward.json"
-FORMAT = 4
-DEPTHS = (0.0, 0.5, 0.8, 1.0)
-"""Which layers features are read from, as shares of the depth; the last is what the head reads."""
-PLAIN, PLAIN_SHARE = 3, 0.5
-"""How many plain features there are, and what they may move a score beside the states."""
+FORMAT = 5
 
 
-def features(peft_model: Any, rows: Rows, *, plain: Tensor | None = None) -> Tensor:
-    """Features of responses: mean and sum of the states at each depth under the active adapter, then `plain`: (B, F).
+class FixedPrefixes(NamedTuple):
+    """What no adapter changes of B responses, token by token."""
 
-    With a few hundred votes the response's tokens pooled at several depths order unseen replies better than the last
-    layer or the last token: a style is spread over the reply, and early layers still know which words it used. The
-    mean says how much of the reply is so, the sum how much of it there is ("an emoji", "three items").
-    `plain` are the same rows' plain features from an earlier pass under the bare base; without them the bare base
-    must be active, and they are read in this pass.
-    """
-    states = states_at(peft_model, rows.token_ids, rows.positions, DEPTHS)
-    means = [mean_over(gather_rows(state, rows.at), rows.is_response) for state in states]
-    count = rows.is_response.sum(dim=1, keepdim=True)
-    if plain is None:
-        plain = _plain_prefixes(logprobs_of_states(peft_model, states[-1], rows), rows)[:, -1]
-    return torch.cat([*means, *(mean * count for mean in means), plain], dim=1)
-
-
-def _plain_prefixes(logprobs: Tensor, rows: Rows) -> Tensor:
-    """Log length, and mean and least log probability under the bare base, of every beginning: (B, 1 + R, PLAIN).
-
-    What the bare base itself would hardly have written, people often find wrong: off the subject, broken, a slip.
-    These two numbers say so directly, and no linear map of mean states does.
-    """
-    count = rows.is_response.cumsum(dim=1).float()
-    running = [torch.log1p(count), logprobs.cumsum(dim=1) / count.clamp(min=1), logprobs.cummin(dim=1).values]
-    return functional.pad(torch.stack(running, dim=2), (0, 0, 1, 0))
-
-
-def feature_scale(count: int) -> Tensor:
-    """How much each of `count` features may move a score, a priori: (F,), for a prior on weights of unit precision.
-
-    States hold the same in all whatever their number, and so do the plain features, `PLAIN_SHARE` of it: a single
-    number beside hundreds of states would never be heard.
-    """
-    states = count - PLAIN
-    return torch.tensor([states**-0.5] * states + [PLAIN_SHARE * PLAIN**-0.5] * PLAIN)
+    book: CodeBook
+    codes: list[Tensor]
+    """By clustering: (B, R)"""
+    plain: Tensor
+    """(B, 1 + R, PLAIN), of every beginning."""
 
 
 class Scores(NamedTuple):
@@ -105,17 +73,20 @@ class Head(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * self.scale) @ self.weights + self.bias
 
-    def of_prefixes(self, states: Tensor, is_response: Tensor, plain: Tensor) -> Tensor:
+    def of_prefixes(self, states: Tensor, is_response: Tensor, fixed: FixedPrefixes) -> Tensor:
         """The score of every beginning of each response: (B, 1 + R).
 
-        `states`: (B, R, S) of its tokens at all depths, side by side, 0 where `is_response` (B, R) is False. `plain`:
-        (B, 1 + R, PLAIN), of every beginning.
+        `states`: (B, R, S) of its tokens at all depths, side by side, 0 where `is_response` (B, R) is False.
         """
         weights = self.weights * self.scale
-        of_mean, of_sum, of_plain = weights.split([states.shape[2], states.shape[2], PLAIN])
+        size = states.shape[2]
+        widths = [size, size, *sizes(fixed.book), PLAIN]
+        of_mean, of_sum, *of_codes, of_plain = torch.split_with_sizes(weights, widths)
         count = is_response.cumsum(dim=1).clamp(min=1)
         running = (states @ of_mean).cumsum(dim=1) / count + (states @ of_sum).cumsum(dim=1)
-        return functional.pad(running, (1, 0)) + plain @ of_plain + self.bias - self.mean @ weights
+        for one, codes, own in zip(fixed.book, fixed.codes, of_codes, strict=True):
+            running = running + one.running(codes, is_response, own)
+        return functional.pad(running, (1, 0)) + fixed.plain @ of_plain + self.bias - self.mean @ weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +100,7 @@ class RewardModel:
     peft_model: Any
     names: tuple[str | None, ...]
     heads: tuple[Head, ...]
+    book: CodeBook = ()
     shift: float = 0.0
     scale: float = 1.0
     micro_batch: int = 32
@@ -141,18 +113,21 @@ class RewardModel:
     def raw(self, pairs: Sequence[Pair]) -> Tensor:
         """Every member's score before normalisation: (K, N).
 
-        One pass under the bare base serves the plain features of all and the members without adapters.
+        One pass under the bare base serves the fixed features of all and the members without adapters.
         """
         device = next(self.peft_model.parameters()).device
         chosen = list(micro_batches(pairs, size=self.micro_batch))
         batches = [pad_rows([pairs[i] for i in rows], device=device) for rows in chosen]
         use_adapter(self.peft_model, None, trainable=False)
-        bare = [features(self.peft_model, batch) for batch in batches]
+        bare = [features(self.peft_model, batch, self.book) for batch in batches]
+        fixed = fixed_count(self.book)
         out = torch.zeros(self.members, len(pairs))
         for name in dict.fromkeys(self.names):
             use_adapter(self.peft_model, name, trainable=False)
             for rows, batch, base in zip(chosen, batches, bare, strict=True):
-                found = base if name is None else features(self.peft_model, batch, plain=base[:, -PLAIN:])
+                found = base
+                if name is not None:
+                    found = features(self.peft_model, batch, self.book, fixed=base[:, -fixed:])
                 for k, head in enumerate(self.heads):
                     if self.names[k] == name:
                         out[k, rows] = head(found.cpu())
@@ -180,7 +155,11 @@ class RewardModel:
             batch = pad_rows([pairs[i] for i in rows], device=device)
             use_adapter(self.peft_model, None, trainable=False)
             states = states_at(self.peft_model, batch.token_ids, batch.positions, DEPTHS)
-            plain = _plain_prefixes(logprobs_of_states(self.peft_model, states[-1], batch), batch)
+            fixed = FixedPrefixes(
+                self.book,
+                [one.codes(gather_rows(states[one.depth], batch.at)).cpu() for one in self.book],
+                plain_prefixes(logprobs_of_states(self.peft_model, states[-1], batch), batch).cpu(),
+            )
             for name in dict.fromkeys(self.names):
                 if name is not None:
                     use_adapter(self.peft_model, name, trainable=False)
@@ -189,7 +168,7 @@ class RewardModel:
                 tokens = torch.where(batch.is_response[..., None], tokens, 0.0).cpu()
                 for k, head in enumerate(self.heads):
                     if self.names[k] == name:
-                        found = head.of_prefixes(tokens, batch.is_response.cpu(), plain.cpu())
+                        found = head.of_prefixes(tokens, batch.is_response.cpu(), fixed)
                         out[k, rows] = found[:, -1:]
                         out[k, rows, : found.shape[1]] = found
         scores = (out - self.shift) * self.scale
@@ -212,7 +191,7 @@ class RewardModel:
             for k, head in enumerate(self.heads)
             for part, value in head._asdict().items()
         }
-        save_file(tensors, folder / HEADS)
+        save_file(tensors | to_tensors(self.book), folder / HEADS)
         card = {
             "format": FORMAT,
             "members": self.members,
@@ -237,6 +216,7 @@ class RewardModel:
                 Head(*(tensors[f"head{k}.{part}"].clone() for part in Head._fields))
                 for k in range(card["members"])
             )
+            book = from_tensors(tensors)
             shift, scale, adapted = float(card["shift"]), float(card["scale"]), list(card["adapted"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise AdapterRejected(f"the reward model in {folder.name} cannot be read: {error}") from error
@@ -245,4 +225,4 @@ class RewardModel:
             names.append(f"{prefix}{k}" if has_adapter else None)
             if has_adapter:
                 model = load_adapter(model, f"{prefix}{k}", folder / f"member{k}")
-        return cls(model, tuple(names), heads, shift, scale)
+        return cls(model, tuple(names), heads, book, shift, scale)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,20 @@ import torch
 
 from server.errors import AdapterRejected
 from server.modeling import Pair, new_adapter, pad_rows, use_adapter
-from server.scoring import CARD, PLAIN, PLAIN_SHARE, Head, RewardModel, feature_scale, features
+from server.scoring import (
+    CARD,
+    CODES_SHARE,
+    PLAIN,
+    PLAIN_SHARE,
+    STATES_SHARE,
+    Head,
+    RewardModel,
+    feature_scale,
+    features,
+    fixed_count,
+    make_code_book,
+    sizes,
+)
 from tests.fakes import tiny_llama
 
 
@@ -43,12 +57,32 @@ def random_reward(members: int = 2) -> RewardModel:
     return RewardModel(model, tuple(f"reward{k}" for k in range(members)), tuple(heads))
 
 
+def coded(members: int = 2) -> RewardModel:
+    """The same with a small code book, whose counts its heads read too."""
+    plain, generator = random_reward(members), torch.Generator().manual_seed(2)
+    use_adapter(plain.peft_model, None, trainable=False)
+    found = make_code_book(plain.peft_model, some_pairs(40, seed=3), seed=0)
+    book = tuple(one._replace(weights=one.weights[:6], bias=one.bias[:6]) for one in found[:2])
+
+    def wider(head: Head) -> Head:
+        states = len(head.weights) - PLAIN
+        return Head(
+            *(torch.cat([part[:states], torch.randn(12, generator=generator), part[states:]]) if part.dim() else part
+              for part in head)
+        )  # fmt: skip
+
+    return replace(plain, heads=tuple(map(wider, plain.heads)), book=book)
+
+
 def score(model: RewardModel, pairs: list[Pair]) -> torch.Tensor:
     return model.score([p for p, _ in pairs], [r for _, r in pairs]).mean
 
 
-def test_a_saved_reward_model_scores_exactly_the_same(tmp_path: Path) -> None:
-    model, pairs = random_reward(), some_pairs(9)
+@pytest.mark.parametrize("make", [random_reward, coded])
+def test_a_saved_reward_model_scores_exactly_the_same(
+    make: Callable[[], RewardModel], tmp_path: Path
+) -> None:
+    model, pairs = make(), some_pairs(9)
     model = model.normalised(pairs)
     model.save(tmp_path, base_id="tiny")
     again = RewardModel.load(tiny_llama().model, tmp_path)
@@ -71,6 +105,20 @@ def test_normalised_scores_of_the_base_replies_have_mean_zero_and_deviation_one(
     assert float(scores.std(unbiased=False)) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("make", [random_reward, coded])
+def test_the_score_of_every_beginning_is_that_of_the_beginning_alone(
+    make: Callable[[], RewardModel],
+) -> None:
+    model, pairs = make(), some_pairs(6)
+    prompts, responses = [p for p, _ in pairs], [r for _, r in pairs]
+    found = model.score_prefixes(prompts, responses)
+    for at in range(1, found.mean.shape[1]):
+        cut = [response[:at] for response in responses]
+        alone = model.score(prompts, cut)
+        torch.testing.assert_close(found.mean[:, at], alone.mean, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found.std[:, at], alone.std, atol=1e-3, rtol=1e-3)
+
+
 def test_members_with_different_heads_disagree() -> None:
     pairs = some_pairs(5)
     assert bool((random_reward().score(*zip(*pairs, strict=True)).std > 0).all())
@@ -83,7 +131,7 @@ def test_no_replies_have_no_scores() -> None:
 def test_plain_features_are_length_and_likelihood_by_hand() -> None:
     base = tiny_llama()
     prompt, response = [1, 2, 3], [4, 5]
-    found = features(base.model, pad_rows([(prompt, response), ([7], [])]))[:, -PLAIN:]
+    found = features(base.model, pad_rows([(prompt, response), ([7], [])]), ())[:, -PLAIN:]
     with torch.no_grad():
         logprobs = base.model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)
     own = torch.tensor([logprobs[2, 4], logprobs[3, 5]])
@@ -98,7 +146,7 @@ def test_an_adapter_changes_the_states_but_not_the_plain_features() -> None:
         use_adapter(model.peft_model, name, trainable=False)
         bare = found.get(None)
         found[name] = features(
-            model.peft_model, pad_rows(pairs), plain=None if bare is None else bare[:, -PLAIN:]
+            model.peft_model, pad_rows(pairs), (), fixed=None if bare is None else bare[:, -PLAIN:]
         )
     assert not torch.equal(found[None][:, :-PLAIN], found["reward0"][:, :-PLAIN])
     heads = (model.heads[0],)
@@ -110,7 +158,7 @@ def test_means_and_sums_are_over_the_response_alone() -> None:
     base = tiny_llama()
     short, longer = ([1, 2, 3], [4, 5]), ([9], [8, 7, 6, 5, 4])
     together, alone = (
-        features(base.model, pad_rows(pairs)) for pairs in ([short, longer, ([7], [])], [short])
+        features(base.model, pad_rows(pairs), ()) for pairs in ([short, longer, ([7], [])], [short])
     )
     means, sums = together[:, :96], together[:, 96:192]
     torch.testing.assert_close(sums[:2], means[:2] * torch.tensor([[2.0], [5.0]]))
@@ -119,11 +167,14 @@ def test_means_and_sums_are_over_the_response_alone() -> None:
     torch.testing.assert_close(alone[0], together[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_plain_features_are_heard_beside_any_number_of_states() -> None:
-    for count in (PLAIN + 1, PLAIN + 700):
-        scale = feature_scale(count)
-        assert float((scale[:-PLAIN] ** 2).sum()) == pytest.approx(1, abs=1e-4)
-        assert float((scale[-PLAIN:] ** 2).sum()) == pytest.approx(PLAIN_SHARE**2, abs=1e-4)
+def test_every_block_of_features_has_its_share_whatever_its_size() -> None:
+    book = coded().book
+    assert sizes(book) == [6, 6]
+    for states in (1, 700):
+        scale = feature_scale(states + fixed_count(book), book)
+        blocks = scale.split([states, 6, 6, PLAIN])
+        shares = [float(block.square().sum() ** 0.5) for block in blocks]
+        assert shares == pytest.approx([STATES_SHARE, CODES_SHARE, CODES_SHARE, PLAIN_SHARE])
 
 
 @pytest.mark.parametrize("break_it", ["missing", "format", "heads"])
