@@ -49,8 +49,6 @@ class PolicyState:
     controller: KlController
     mean: list[torch.Tensor] = field(default_factory=list)
     """Of the policies after each step that moved one, the newer ones weighing more; empty before the first."""
-    moved: int = 0
-    """How many policies are in it."""
     step: int = 0
     skipped: int = 0
     stopped: str = ""
@@ -78,10 +76,10 @@ def fresh_state(base: Base, peft_model: Any, config: PpoConfig) -> PolicyState:
 
 
 @torch.no_grad()
-def take_into_mean(state: PolicyState, average: float) -> None:
+def take_into_mean(state: PolicyState, config: PpoConfig) -> None:
     """The policy has moved: a plain mean at first, then one that forgets (Polyak, Juditsky 1992; Ramé et al. 2024)."""
-    state.moved += 1
-    newest = max(1 - average, 1 / state.moved)
+    moved = state.step + 1 - config.warmup_steps
+    newest = max(1 - config.average, 1 / moved)
     if not state.mean:
         state.mean = [parameter.detach().clone() for parameter in state.policy]
     for mean, parameter in zip(state.mean, state.policy, strict=True):
@@ -121,7 +119,6 @@ def checkpoint(state: PolicyState, peft_model: Any, workdir: Path, *, base_id: s
         {
             "policy": [p.detach().cpu() for p in state.policy],
             "mean": [mean.cpu() for mean in state.mean],
-            "moved": state.moved,
             "optimiser": state.optimiser.state_dict(),
             "critic": (state.critic.moments, state.critic.cross),
             "controller": asdict(state.controller),
@@ -152,7 +149,6 @@ def resume(state: PolicyState, workdir: Path) -> None:
     saved = torch.load(path, map_location="cpu", weights_only=True)
     _put(state.policy, saved["policy"])
     state.mean = [mean.to(state.policy[0].device) for mean in saved["mean"]]
-    state.moved = saved["moved"]
     state.optimiser.load_state_dict(saved["optimiser"])
     state.critic.moments, state.critic.cross = saved["critic"]
     state.controller = KlController(**saved["controller"])

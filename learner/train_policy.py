@@ -89,7 +89,7 @@ def train_policy(
         numbers: dict[str, float] = {}
         if state.step >= config.warmup_steps:
             numbers |= update_policy(base, peft_model, state, rollout, advantages, config, seed=seed)
-            take_into_mean(state, config.average)
+            take_into_mean(state, config)
         # 4. Look at what happened, steer the KL price, stop if it ran away.
         numbers |= _statistics(rollout, returns, state, config)
         state.history.append({"step": float(state.step + 1), **numbers})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from learner import policy_update
 from learner.config import LearnerConfig, PpoConfig
@@ -106,6 +107,19 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
         for file in sorted(one.path.iterdir()):
             assert file.read_bytes() == (other.path / file.name).read_bytes()
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "broken/metrics.jsonl").read_bytes()
+
+
+def test_a_candidate_is_the_mean_of_the_policies_so_far(tmp_path: Path) -> None:
+    """A plain one at first; none of them is lost to it, and PPO goes on from the newest whatever is left behind."""
+    config = replace(CONFIG, steps=4, warmup_steps=1, checkpoint_every=1)
+    newest = run(tmp_path / "newest", replace(config, average=0.0))
+    means = run(tmp_path / "means", replace(config, average=0.9))
+    assert [c.metrics for c in means] == [c.metrics for c in newest]
+    policies = [load_file(c.path / "adapter_model.safetensors") for c in newest]
+    for count, candidate in enumerate(means, start=1):
+        for name, value in load_file(candidate.path / "adapter_model.safetensors").items():
+            mean = torch.stack([policy[name] for policy in policies[:count]]).mean(dim=0)
+            torch.testing.assert_close(value, mean, atol=1e-6, rtol=1e-5)
 
 
 def test_asking_again_for_a_finished_run_costs_nothing(tmp_path: Path) -> None:
