@@ -96,7 +96,7 @@ class PpoConfig(_Group):
     """Rank of the policy adapter."""
     alpha: int = 32
     """LoRA scale numerator of the policy adapter."""
-    steps: int = 30
+    steps: int = 40
     """Rollout batches per cycle."""
     rollouts: int = 128
     """Episodes per step."""
