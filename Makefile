@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install serve demo check test test-all prove bench lock clean
+.PHONY: install serve serve-vllm demo check test test-all prove bench lock clean
 
 install: .venv/.installed  ## a virtual environment with everything pinned
 
@@ -15,6 +15,10 @@ install: .venv/.installed  ## a virtual environment with everything pinned
 
 serve: install  ## the chat page and the API on http://127.0.0.1:8000, the learner beside them
 	$(BIN)/hone serve --upgrade $(ARGS)
+
+serve-vllm: install  ## the same over vLLM servers: make serve-vllm VLLM_URL=http://HOST:PORT[,http://…]; see docs/vllm.md
+	@test -n "$(VLLM_URL)" || { echo "name a vLLM server: make serve-vllm VLLM_URL=http://HOST:PORT"; exit 2; }
+	$(BIN)/hone serve --upgrade --engine vllm --vllm-url $(VLLM_URL) $(ARGS)
 
 demo: install  ## the whole story in a terminal: talk, pick, learn, swap, roll back
 	$(BIN)/python -m learner demo $(ARGS)

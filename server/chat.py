@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from random import Random, SystemRandom
 from typing import Any, cast
@@ -23,7 +23,8 @@ from sqlmodel import Session
 
 from server import pairing
 from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
-from server.errors import HoneError, Unavailable
+from server.errors import DeadlineExceeded, HoneError, Unavailable
+from server.keeping import Keeping
 from server.metrics import Metrics
 from server.prompts import Rendered, Renderer
 from server.serving import Serving
@@ -34,9 +35,8 @@ from server.turn import LiveReply, LiveTurn
 log = logging.getLogger(__name__)
 RECENT = 20_000
 """Replies and comparisons whose version is remembered for the metrics."""
-KEEP_AGAIN_SECONDS = 1.0
-"""How soon a reply that the record could not take is offered again; then ever less often, up to the longest pause."""
-LONGEST_PAUSE = 30.0
+RESTART_SECONDS = 5.0
+"""When one who is refused by a server that stops may try again: another has started by then."""
 VOTE_SECONDS = 5.0
 """How long a vote waits for the end of its reply."""
 
@@ -64,30 +64,48 @@ class Ask:
     train: bool = True
     stream: bool = False
 
+    @property
+    def who(self) -> str:
+        """Whose request it is where places are shared out: users take turns, not clients."""
+        return f"{self.client_id}/{self.user or ''}"
+
 
 class Chat:
     """Opens turns and answers them."""
 
     def __init__(
-        self, *, store: Store, serving: Serving, engine: Engine, renderer: Renderer, metrics: Metrics
+        self,
+        *,
+        store: Store,
+        serving: Serving,
+        engine: Engine,
+        renderer: Renderer,
+        metrics: Metrics,
+        reply_seconds: float = 0,
     ) -> None:
         self.store = store
         self.serving = serving
         self.engine = engine
         self.renderer = renderer
         self.metrics = metrics
+        self.reply_seconds = reply_seconds
         self.dice: Random = SystemRandom()
+        self.stopping = False
+        """Whether new turns are refused because this server ends."""
+        self._keeping = Keeping(store)
         self._live: dict[str, LiveTurn] = {}
+        self._running: set[LiveTurn] = set()
         self._writers: OrderedDict[str, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opening = 0
-        """Replies that were promised a place and have not yet asked the engine for it."""
+        self._opening: Counter[str] = Counter()
+        """Replies of each who that were promised a place and have not yet asked the engine for it."""
 
     async def begin(self, ask: Ask) -> LiveTurn:
         """Open a turn and start to answer it: its rows stand before its first token.
 
         A full engine refuses before anything is written: a storm of requests must not fill the record.
         """
+        began = asyncio.get_running_loop().time()
         post = await self.serving.post(ask.segment)
         version = post.version if ask.pinned is None else ask.pinned
         plan = pairing.plan(
@@ -102,15 +120,17 @@ class Chat:
             post.wanted.pairing,
             self.dice,
         )
-        self.engine.must_admit(self._opening + len(plan.draws))
-        self._opening += len(plan.draws)
+        if self.stopping:
+            raise _stopping("The server is stopping; ask again in a moment.")
+        self.engine.must_admit(len(plan.draws), who=ask.who, promised=self._opening)
+        self._promise(ask.who, len(plan.draws))
         try:
-            return await self._begin(ask, plan, version)
+            return await self._begin(ask, plan, version, began=began)
         except BaseException:
-            self._opening -= len(plan.draws)
+            self._promise(ask.who, -len(plan.draws))
             raise
 
-    async def _begin(self, ask: Ask, plan: pairing.Plan, version: int) -> LiveTurn:
+    async def _begin(self, ask: Ask, plan: pairing.Plan, version: int, *, began: float) -> LiveTurn:
         """The part of opening that takes time, while its places are promised but not taken."""
         room = self.renderer.context - ask.max_tokens
         rendered = await asyncio.to_thread(self.renderer.render, ask.messages, max_prompt_tokens=room)
@@ -120,6 +140,7 @@ class Chat:
             opened = await self.store.write_async(lambda s: self._open(s, ask, plan, rendered, sampling))
             turn = self._live_turn(ask, plan, rendered, sampling, opened)
             turn.stamp = self.serving.stamp(version)
+            turn.deadline = began + self.reply_seconds if self.reply_seconds else None
             for name in turn.names:
                 self._live[name] = turn
                 self._writers[name] = version
@@ -134,22 +155,54 @@ class Chat:
     async def settled(self, target_id: str) -> None:
         """A vote may race the end of its reply: give the reply a moment to be stored."""
         turn = self._live.get(target_id)
-        if turn is not None and turn.task is not None:
+        if turn is not None and turn.task is not None and not turn.has_kept(target_id):
             await asyncio.wait({turn.task}, timeout=VOTE_SECONDS)
 
     def writer(self, target_id: str) -> str:
         """Which version wrote what a vote is about, for counting; known for what this process wrote of late."""
         return str(self._writers.get(target_id, "unknown"))
 
+    # --- ending --------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Open no turn from now on. Only a flag, so that a signal's handler may set it."""
+        self.stopping = True
+
+    async def drain(self, limit: float) -> None:
+        """Let what was begun end within `limit` seconds; cut off the rest and keep what there is of it."""
+        self.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while self._tasks or self._opening:
+                    await self._wait()
+        await self.close()
+
+    def cut(self) -> None:
+        """End every reply that is being written. Returns at once; each is kept as it is, and its reader told why."""
+        self._keeping.give_up()
+        for turn in list(self._running):
+            turn.cancel(
+                _stopping("The server stopped before this reply was finished; what was written is kept.")
+            )
+
     async def close(self) -> None:
-        """Cancel what is still written and keep it."""
-        while tasks := list(
-            self._tasks
-        ):  # one that ends now may leave another behind, to keep its reply later
-            for task in tasks:
-                if not task.cancelling():
-                    task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        """Cut off what is still written and keep it; what was being opened is begun first, then cut off as well."""
+        self.stop()
+        while self._tasks or self._opening:
+            self.cut()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """For tasks to end, but not long: others may come out of what is being opened, or be left behind."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=0.1)
+        else:
+            await asyncio.sleep(0.01)
+
+    def _promise(self, who: str, replies: int) -> None:
+        self._opening[who] += replies
+        if not self._opening[who]:
+            del self._opening[who]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -231,40 +284,54 @@ class Chat:
                 for reply_id, draw in zip(opened.reply_ids, plan.draws, strict=True)
             ],
             was_pair=plan.is_pair,
+            who=ask.who,
         )
 
     # --- answering -----------------------------------------------------------------------------------------
 
     async def _answer(self, turn: LiveTurn, version: int) -> None:
         """Write all replies of a turn, and leave the record whole however it ends."""
-        self._opening -= len(turn.replies)  # nothing is awaited between here and the engine's own count
-        error: BaseException | None = None
+        self._running.add(turn)
+        self._promise(turn.who, -len(turn.replies))  # nothing is awaited before the engine's own count
+        error = await self._outcome(turn, version)
         try:
-            await self._write_replies(turn)
-        except asyncio.CancelledError:
-            for reply in turn.replies:
-                reply.finish_reason = reply.finish_reason or FinishReason.CANCELLED
-            error = Unavailable("The reply was cancelled.", code="cancelled")
-        except HoneError as problem:
-            error = problem
-        except Exception:
-            log.exception("the engine failed", extra={"turn": turn.id, "version": version})
-            error = Unavailable("The engine failed while it wrote this reply.", code="engine_failed")
-        try:
-            await self._keep_rest(turn)
+            await self._keeping.rest(turn)
         except HoneError as problem:
             error = error or problem
-            self._spawn(self._keep_later(turn))
+            self._spawn(self._keeping.later(turn))
         except Exception:
             log.exception("a reply could not be stored", extra={"turn": turn.id, "version": version})
             error = error or Unavailable("The reply could not be stored.", code="not_stored")
-            self._spawn(self._keep_later(turn))
+            self._spawn(self._keeping.later(turn))
         finally:
             self.serving.release(version)
+            self._running.discard(turn)
             for name in turn.names:
                 self._live.pop(name, None)
             self._count(turn)
             turn.end(error)
+
+    async def _outcome(self, turn: LiveTurn, version: int) -> HoneError | None:
+        """Write all replies; what their reader must be told if they did not come to their end."""
+        limit = asyncio.timeout_at(turn.deadline)
+        try:
+            async with limit:
+                await self._write_replies(turn)
+        except asyncio.CancelledError:
+            for reply in turn.replies:
+                reply.finish_reason = reply.finish_reason or FinishReason.CANCELLED
+            return turn.cut or Unavailable("The reply was cancelled.", code="cancelled")
+        except HoneError as problem:
+            return problem
+        except Exception:
+            if limit.expired():
+                log.warning("a reply took too long", extra={"turn": turn.id, "version": version})
+                return DeadlineExceeded(
+                    f"The reply took longer than {self.reply_seconds:g} s and was cut off."
+                )
+            log.exception("the engine failed", extra={"turn": turn.id, "version": version})
+            return Unavailable("The engine failed while it wrote this reply.", code="engine_failed")
+        return None
 
     async def _write_replies(self, turn: LiveTurn) -> None:
         """Draw the replies; a pair that came out equal gets one more throw when nobody has seen it yet."""
@@ -279,7 +346,7 @@ class Chat:
         """Replies of one version with neighbouring seeds, in one call, so that the engine may share their prompt."""
         first = replies[0]
         sampling = replace(turn.sampling, seed=first.seed)
-        stream = self.engine.generate(turn.prompt, sampling, first.version, n=len(replies))
+        stream = self.engine.generate(turn.prompt, sampling, first.version, n=len(replies), who=turn.who)
         # Every engine is an async generator; the protocol promises only what callers iterate.
         async with aclosing(cast(AsyncGenerator[Delta, None], stream)):
             async for delta in stream:
@@ -288,75 +355,15 @@ class Chat:
                 reply = replies[delta.index]
                 reply.add(delta, remember=turn.keep_deltas)
                 if delta.finish_reason is not None and turn.streams:
-                    await self._keep_ended(turn, reply)
+                    await self._keeping.ended(turn, reply)
                 turn.push(reply, delta)
-
-    # --- keeping -------------------------------------------------------------------------------------------
-
-    async def _keep_ended(self, turn: LiveTurn, reply: LiveReply) -> None:
-        """Store a reply before its last chunk is sent, so that a vote on what has ended finds it."""
-        reply.is_last = all(other.finish_reason is not None for other in turn.replies)
-        await asyncio.shield(self._keep(turn, [reply], over=reply.is_last))
-
-    async def _keep(self, turn: LiveTurn, replies: Sequence[LiveReply], *, over: bool) -> None:
-        """Write replies as they are. A pair with equal, missing or partial sides takes no pick."""
-        whole = all(reply.state == "done" for reply in turn.replies)
-        void = over and turn.comparison_id is not None and (turn.equal_texts or not whole)
-        comparison_id = turn.comparison_id
-        if not replies and not void:
-            return
-
-        def write(session: Session) -> None:
-            for reply in replies:
-                conversations.finish_reply(
-                    session,
-                    reply_id=reply.id,
-                    text=reply.text,
-                    token_ids=reply.token_ids,
-                    logprobs=reply.logprobs,
-                    state=reply.state,
-                    finish_reason=reply.finish_reason.value if reply.finish_reason else None,
-                    seed=reply.seed,
-                )
-            if void and comparison_id is not None:
-                conversations.void_comparison(session, comparison_id=comparison_id)
-
-        await self.store.write_async(write)
-        if void:
-            turn.comparison_id = None
-            self._live.pop(comparison_id or "", None)
-        for reply in replies:
-            reply.kept = True
-            self._live.pop(reply.id, None)
-
-    async def _keep_rest(self, turn: LiveTurn) -> None:
-        """Write what is not yet written of a turn that is over. Again changes nothing: a reply ends once."""
-        await self._keep(turn, [reply for reply in turn.replies if not reply.kept], over=True)
-
-    async def _interrupt(self, turn: LiveTurn) -> None:
-        await self.store.write_async(lambda s: conversations.mark_interrupted(s, turn_id=turn.id))
-
-    async def _keep_later(self, turn: LiveTurn) -> None:
-        """Offer a turn to the record until it is back; what it refuses for good ends as interrupted.
-
-        Few can wait here: while the record takes nothing, no turn is opened.
-        """
-        end, pause = self._keep_rest, KEEP_AGAIN_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-            try:
-                await end(turn)
-            except HoneError as problem:
-                log.warning("a reply still cannot be stored: %s", problem.message, extra={"turn": turn.id})
-            except Exception:
-                log.exception("a reply cannot be stored; it ends as interrupted", extra={"turn": turn.id})
-                end = self._interrupt
-            else:
-                return
 
     def _count(self, turn: LiveTurn) -> None:
         self.metrics.prompt_tokens.inc(turn.prompt_tokens)
         for reply in turn.replies:
             self.metrics.reply_tokens.labels(reply.version).inc(len(reply.token_ids))
             self.metrics.replies.labels(reply.version, reply.purpose.value, reply.state).inc()
+
+
+def _stopping(message: str) -> Unavailable:
+    return Unavailable(message, code="stopping", retry_after=RESTART_SECONDS)

@@ -60,6 +60,10 @@ def examine(settings: Settings) -> list[Finding]:
         check_admin_key,
         check_record,
     )
+    if settings.engine == "vllm":
+        from server.doctor_vllm import check_vllm
+
+        checks = (*checks, check_vllm)
     return [finding for check in checks for finding in check(settings)]
 
 
@@ -69,8 +73,12 @@ def check_parts(settings: Settings) -> Iterator[Finding]:
         yield _parts(
             "engine", ("torch", "transformers", "peft", "safetensors"), extra="local", level=Level.FAIL
         )
-    if settings.learner and settings.engine == "local":
-        yield _parts("learner", ("apscheduler", "matplotlib"), extra="learner", level=Level.WARN)
+    if settings.engine == "vllm":
+        yield _parts("engine", ("transformers", "jinja2"), extra="vllm", level=Level.FAIL)
+    if settings.learner and settings.engine != "echo":
+        # Beside vLLM the learner needs what the local engine brings; there it is part of the extra.
+        tensors = ("torch", "peft") if settings.engine == "vllm" else ()
+        yield _parts("learner", ("apscheduler", "matplotlib", *tensors), extra="learner", level=Level.WARN)
     if settings.resolved_artifacts_url.startswith("s3://"):
         yield _parts("artifacts", ("s3fs",), extra="s3", level=Level.FAIL)
 
@@ -86,8 +94,8 @@ def _parts(check: str, modules: tuple[str, ...], *, extra: str, level: Level) ->
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:
-    """Whether there is a base model to load, and a chat template to talk to it with."""
-    if settings.engine != "local":
+    """Whether there is a base model to load or to train on, and a chat template to talk to it with."""
+    if settings.engine == "echo":
         return
     folder = Path(settings.model).expanduser()
     if not folder.exists() and _looks_like_hub_name(settings.model):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -22,18 +25,28 @@ QUESTIONS = ("Hello!", "How do I boil an egg?", "Tell me about tea.", "What can 
 
 def plant(data_dir: Path, *, count: int, model: str = str(DEMO_MODEL), strength: float = 0.05) -> list[int]:
     """Publish `count` random adapters for `model` into a data directory; returns their versions."""
+    with tempfile.TemporaryDirectory() as scratch:
+        base = load_base(model)
+        folders = [
+            random_adapter(base, Path(scratch) / str(seed), seed=seed, rank=8, strength=strength)
+            for seed in range(1, count + 1)
+        ]
+        return plant_folders(data_dir, folders, model=model)
+
+
+def plant_folders(data_dir: Path, folders: Iterable[Path], *, model: str = str(DEMO_MODEL)) -> list[int]:
+    """Publish adapters that lie in PEFT folders, which stay as they are; returns their versions."""
     artifacts, store = (
         Artifacts(str(data_dir.absolute())),
         open_store(f"sqlite:///{data_dir.absolute()}/hone.db"),
     )
     versions = []
-    for seed in range(count):
+    for folder in folders:
         base = load_base(model)  # anew each time: peft wraps its layers in place
         version = store.write(lambda session: adapters.reserve_version(session))
         name = f"adapters/default/v{version:06d}"
         staged = artifacts.stage(name)
-        staged.rmdir()
-        random_adapter(base, staged, seed=seed + 1, rank=8, strength=strength)
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
         (staged / PROBE).write_text(json.dumps(probe_of(base, staged)))
         manifest = {
             "format": 1,

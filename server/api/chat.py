@@ -36,7 +36,12 @@ async def complete(request: Request, body: ChatBody, caller: Chatting, parts: Pa
     headers = {"X-Hone-Turn-Id": turn.id}
     if not turn.streams:
         await finish_or_leave(request, turn)
-        return envelope.answer(sse.completion(turn, decoder=decoder), headers=headers)
+        answer = (
+            sse.completion(turn, decoder=None)
+            if decoder is None
+            else await asyncio.to_thread(sse.completion, turn, decoder=decoder)
+        )
+        return envelope.answer(answer, headers=headers)
     try:
         await turn.admitted()
     except BaseException:
@@ -140,7 +145,12 @@ async def stream(turn: LiveTurn, chunks: sse.Chunks) -> AsyncIterator[bytes]:
     """What is written, as it is written."""
     yield chunks.opening()
     async for batch in turn.batches():
-        yield b"".join(chunks.piece(piece) for piece in batch) if batch else sse.KEEP_ALIVE
+        if not batch:
+            yield sse.KEEP_ALIVE
+        elif chunks.decoder is None:
+            yield chunks.pieces(batch)
+        else:  # a tokenizer says what each token is: that is no work for the event loop
+            yield await asyncio.to_thread(chunks.pieces, batch)
     if turn.error is not None:
         yield chunks.trouble(turn.error) + sse.DONE
     else:

@@ -5,8 +5,13 @@ between them, and HTTP: `server.engine.local` feeds it from live requests, the l
 """
 
 from server.decoding.bank import AdapterBank, Prepared
-from server.decoding.loop import Completed, Decoder, DecodeRequest, Emission, generate_offline
+from server.decoding.fit import Fitted, check, fit, says
+from server.decoding.loop import Decoder, Emission
+from server.decoding.offline import Completed, generate_offline
+from server.decoding.rows import DecodeRequest
 from server.decoding.sampler import uniform
+from server.decoding.score import score
+from server.decoding.trunk import StockTrunk, Trunk
 from server.engine.base import FinishReason, Sampling
 
 __all__ = [
@@ -16,8 +21,15 @@ __all__ = [
     "Decoder",
     "Emission",
     "FinishReason",
+    "Fitted",
     "Prepared",
     "Sampling",
+    "StockTrunk",
+    "Trunk",
+    "check",
+    "fit",
     "generate_offline",
+    "says",
+    "score",
     "uniform",
 ]

@@ -15,7 +15,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from server.engine.base import Delta, EngineStatus, FinishReason, Prompt, Sampling, TopLogprob
+from server.engine.base import (
+    NOTHING_PROMISED,
+    Delta,
+    EngineStatus,
+    FinishReason,
+    Prompt,
+    Sampling,
+    TopLogprob,
+)
 from server.errors import AdapterRejected, Busy, NotFound, Unavailable
 from server.prompts import Renderer
 
@@ -91,14 +99,14 @@ class EchoEngine:
         if version:
             self._versions.discard(version)
 
-    def must_admit(self, n: int) -> None:
-        """Raises Busy when `n` more replies would find no place, Unavailable when closed."""
+    def must_admit(self, n: int, *, who: str = "", promised: Mapping[str, int] = NOTHING_PROMISED) -> None:
+        """Raises Busy when `n` more replies would find no place, Unavailable when closed. Nobody waits here."""
         self._must_be_open()
-        if self._open + n > self.max_open:
+        if self._open + n + sum(promised.values()) > self.max_open:
             raise Busy("all places are taken", retry_after=1.0)
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         """Stream `n` replies word by word, interleaved."""
         self._must_hold(version)

@@ -33,7 +33,7 @@ class ScriptedEngine(EchoEngine):
         self.closed_early = 0
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         ended = False
         try:
@@ -218,7 +218,7 @@ def test_a_reply_that_was_written_while_the_database_was_away_is_kept_once_it_is
     own: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """It stayed `streaming` until the next start."""
-    monkeypatch.setattr("server.chat.KEEP_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.02)
     engine.words = 3
     real, offers = conversations.finish_reply, []
 
@@ -239,7 +239,7 @@ def test_a_reply_that_was_written_while_the_database_was_away_is_kept_once_it_is
 def test_a_reply_that_the_record_never_takes_ends_as_interrupted_and_its_pair_takes_no_pick(
     own: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.chat.KEEP_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.02)
 
     def broken(session: object, **values: object) -> None:
         raise KeyError("a bug")

@@ -8,7 +8,16 @@ import torch
 import transformers
 
 from server import modeling
-from server.decoding import AdapterBank, Decoder, DecodeRequest, generate_offline
+from server.decoding import (
+    AdapterBank,
+    Decoder,
+    DecodeRequest,
+    StockTrunk,
+    check,
+    fit,
+    generate_offline,
+    says,
+)
 from server.engine.base import Sampling
 from server.errors import SetupError
 from server.modeling import Base
@@ -43,7 +52,7 @@ def base_of(config: Any) -> Base:
 def test_greedy_equals_hugging_face(kind: str, tmp_path: Path) -> None:
     base = base_of(CONFIGS[kind]())
     prompts = [tuple(range(5 + i, 12)) for i in range(3)]
-    Decoder(base).check()
+    check(base, StockTrunk(base), None, says(base))
     requests = [DecodeRequest(i, p, Sampling(temperature=0, max_tokens=12)) for i, p in enumerate(prompts)]
     done = generate_offline(Decoder(base, slots=2), requests)
     for prompt, completed in zip(prompts, done, strict=True):
@@ -71,4 +80,4 @@ def test_the_window_bounds_the_context() -> None:
 def test_an_architecture_without_explicit_positions_is_refused() -> None:
     config = transformers.BloomConfig(vocab_size=260, hidden_size=32, n_layer=2, n_head=4)
     with pytest.raises(SetupError, match="bloom"):
-        Decoder(base_of(config)).check()
+        fit(lambda: base_of(config))

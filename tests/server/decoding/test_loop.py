@@ -225,11 +225,6 @@ def test_alternatives_are_sorted_and_hold_the_greedy_choice() -> None:
         assert len(others) == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_check_at_start_passes_for_plain_decoders(family: str) -> None:
-    Decoder(tiny_base(family)).check()
-
-
 def test_progress_counts_to_the_end() -> None:
     base = tiny_llama()
     seen: list[tuple[int, int]] = []

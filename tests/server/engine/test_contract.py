@@ -1,31 +1,41 @@
 """What every engine keeps, whatever it is made of."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from server.decoding import fit
 from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
 from server.engine.echo import EchoEngine
 from server.engine.local import LocalEngine
 from server.errors import Busy, NotFound, Unavailable
 from tests.fakes import random_adapter, tiny_llama
+from tests.vllm_fake import FakeVllm, engine_over
 
 pytestmark = pytest.mark.anyio
 
 PROMPT = Prompt(tuple(b"what shall we cook"))
 SAMPLING = Sampling(temperature=1, max_tokens=16, seed=2)
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "echo": lambda: EchoEngine(max_open=12),
-    "local": lambda: LocalEngine(tiny_llama(), max_running=4, max_waiting=8),
-}
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=["echo", "local", "vllm"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    made = ENGINES[request.param]()
-    yield made
-    await made.close()
+    with ExitStack() as stack:
+        if request.param == "echo":
+            made: Engine = EchoEngine(max_open=12)
+        elif request.param == "local":
+            made = LocalEngine(fit(tiny_llama), max_running=4, max_waiting=8)
+        else:
+            truth = LocalEngine(fit(tiny_llama), max_running=16, max_waiting=16)
+            fake = stack.enter_context(FakeVllm(truth))
+            made = engine_over(fake, max_running=4, max_waiting=8)
+            await made.status()
+        yield made
+        await made.close()
+    if request.param == "vllm":
+        await truth.close()
 
 
 @pytest.fixture
@@ -99,6 +109,17 @@ async def test_what_would_find_no_place_is_known_before_it_is_asked_for(engine: 
     await engine.close()
     with pytest.raises(Unavailable):
         engine.must_admit(1)
+
+
+async def test_places_that_were_promised_are_not_given_away(engine: Engine) -> None:
+    engine.must_admit(4, who="ada", promised={"bob": 8})
+    with pytest.raises(Busy):
+        engine.must_admit(4, who="ada", promised={"bob": 5, "eve": 4})
+
+
+async def test_whose_request_it_is_changes_no_reply(engine: Engine) -> None:
+    named = [delta async for delta in engine.generate(PROMPT, SAMPLING, 0, who="ada")]
+    assert ids(named) == ids(await replies(engine))
 
 
 async def test_a_closed_engine_cancels_and_then_refuses(engine: Engine) -> None:
