@@ -52,6 +52,7 @@ class Ask:
     temperature: float
     max_tokens: int
     top_p: float = 1.0
+    top_k: int = 0
     stop: tuple[str, ...] = ()
     top_logprobs: int = 0
     keep_deltas: bool = False
@@ -216,6 +217,7 @@ class Chat:
         return Sampling(
             temperature=plan.temperature,
             top_p=ask.top_p,
+            top_k=ask.top_k,
             max_tokens=min(ask.max_tokens, self.renderer.context - len(rendered.token_ids)),
             stop=(*ask.stop, *self.renderer.stop_strings),
             seed=min(draw.seed for draw in plan.draws),
@@ -232,6 +234,7 @@ class Chat:
         shared = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
             "max_tokens": sampling.max_tokens,
         }
         return conversations.open_turn(
