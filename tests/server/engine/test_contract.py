@@ -11,6 +11,7 @@ from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
 from server.engine.echo import EchoEngine
 from server.engine.local import LocalEngine
 from server.errors import Busy, NotFound, Unavailable
+from server.modeling import Base
 from tests.fakes import random_adapter, tiny_llama
 from tests.vllm_fake import FakeVllm, engine_over
 
@@ -20,17 +21,25 @@ PROMPT = Prompt(tuple(b"what shall we cook"))
 SAMPLING = Sampling(temperature=1, max_tokens=16, seed=2)
 
 
+def endless() -> Base:
+    """Nothing but `max_tokens` and whoever cancels it ends a reply, and there is room for a long one."""
+    base = tiny_llama(context=8192)
+    base.renderer.stop_ids = frozenset()
+    return base
+
+
 @pytest.fixture(params=["echo", "local", "vllm"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     with ExitStack() as stack:
         if request.param == "echo":
             made: Engine = EchoEngine(max_open=12)
         elif request.param == "local":
-            made = LocalEngine(fit(tiny_llama), max_running=4, max_waiting=8)
+            made = LocalEngine(fit(endless), max_running=4, max_waiting=8)
         else:
-            truth = LocalEngine(fit(tiny_llama), max_running=16, max_waiting=16)
+            truth = LocalEngine(fit(endless), max_running=16, max_waiting=16)
             fake = stack.enter_context(FakeVllm(truth))
             made = engine_over(fake, max_running=4, max_waiting=8)
+            made.renderer.stop_ids = frozenset()
             await made.status()
         yield made
         await made.close()
@@ -123,11 +132,12 @@ async def test_whose_request_it_is_changes_no_reply(engine: Engine) -> None:
 
 
 async def test_a_closed_engine_cancels_and_then_refuses(engine: Engine) -> None:
-    stream = engine.generate(PROMPT, Sampling(temperature=1, max_tokens=100), 0)
+    stream = engine.generate(PROMPT, Sampling(temperature=1, max_tokens=8000), 0)
     await anext(stream)
     await engine.close()
-    last = [delta async for delta in stream][-1]
-    assert last.finish_reason in (FinishReason.CANCELLED, FinishReason.STOP, FinishReason.LENGTH)
+    *before, last = [delta async for delta in stream]
+    assert last.finish_reason is FinishReason.CANCELLED
+    assert not any(delta.finish_reason for delta in before)
     assert not (await engine.status()).ready
     with pytest.raises(Unavailable):
         await replies(engine)
