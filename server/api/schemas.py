@@ -135,7 +135,9 @@ class ChatBody(BaseModel):
         Annotated[
             int,
             BeforeValidator(_off),
-            Field(ge=0, lt=2**31, description="Draw from so many of the likeliest tokens; 0 or -1: from all."),
+            Field(
+                ge=0, lt=2**31, description="Draw from so many of the likeliest tokens; 0 or -1: from all."
+            ),
         ]
         | None
     ) = None
