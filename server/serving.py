@@ -290,7 +290,7 @@ class Serving:
 
     async def _verified(self, row: AdapterRow) -> Path:
         """The version's folder, once its files, base and template are the right ones."""
-        folder = await asyncio.to_thread(self.artifacts.fetch, row.path)
+        folder = await self.artifacts.fetch_async(row.path)
         manifest = await asyncio.to_thread(self.artifacts.verify, folder)
         if row.manifest_sha256 != await asyncio.to_thread(_sha256, folder / "manifest.json"):
             raise AdapterRejected("its manifest is not the one that was registered", code="manifest_changed")

@@ -17,7 +17,7 @@ from server.api.deps import Chatting, Operator, Parts, PartsDep
 from server.api.models import unknown_version
 from server.api.schemas import PINNED, ChatBody
 from server.callers import Caller
-from server.chat import Ask
+from server.draft import Ask
 from server.errors import Forbidden, HoneError
 from server.store import adapters, conversations
 from server.turn import LiveTurn
