@@ -110,7 +110,7 @@ class Artifacts:
         return local
 
     async def fetch_async(self, relative: str) -> Path:
-        """The same, from asyncio. Nobody waits for its thread: a store that has fallen silent cannot hold the process."""
+        """The same, from asyncio. Nobody waits for its thread: a store that has fallen silent holds no process."""
         found: Future[Path] = Future()
         found.set_running_or_notify_cancel()
 

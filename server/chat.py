@@ -2,9 +2,9 @@
 
     plan -> ask for room -> render -> lease the version -> open the turn (one short transaction) -> generate -> keep
 
-Opening and generation run in tasks of their own. What opens a turn can be cut off; what writes it owns persistence: when
-a client leaves, the framework cancels whatever serves its response, again at every await, so that task may only read a
-queue. No database session is open while tokens stream. This module knows neither HTTP nor JSON.
+Opening and generation run in tasks of their own. The one can be cut off, the other owns persistence: when a client
+leaves, the framework cancels whatever serves its response, again at every await, so that task may only read a queue. No
+database session is open while tokens stream. This module knows neither HTTP nor JSON.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Chat:
         """Open a turn and start to answer it: its rows stand before its first token.
 
         A full engine refuses before anything is written: a storm of requests must not fill the record. Raises
-        DeadlineExceeded when opening alone takes as long as the whole reply may, Unavailable when the server ends first.
+        DeadlineExceeded when opening alone takes as long as the whole reply may, Unavailable when the server ends.
         """
         if self.stopping:
             raise _stopping("The server is stopping; ask again in a moment.")

@@ -1,4 +1,4 @@
-"""A turn before it is answered: what was asked, how it will be drawn, and the rows that must stand before its first token.
+"""A turn before it is answered: what was asked, how it will be drawn, and the rows that stand before its first token.
 
     Ask + plan -> Draft (the prompt is rendered) -> rows in the record -> LiveTurn
 

@@ -35,7 +35,7 @@ class Keeping:
         await asyncio.shield(self._keep(turn, [reply], over=reply.is_last))
 
     async def rest(self, turn: LiveTurn) -> None:
-        """Write what is not yet written of a turn that is over. Who is cancelled meanwhile still learns what came of it."""
+        """Write what is not yet written of a turn that is over. Who is cancelled meanwhile still learns how it went."""
         missing = [reply for reply in turn.replies if not reply.kept]
         writing = asyncio.ensure_future(self._keep(turn, missing, over=True))
         try:
