@@ -89,6 +89,10 @@ class EngineStatus:
     running: int
     waiting: int
     detail: str = ""
+    rows: int = 0
+    """Replies that the decoder itself works on or holds back, by its own count; `running` is of promised places."""
+    held_bytes: int = 0
+    """Memory of its keys and values, those of finished replies included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ def soak(lines: Sequence[Line]) -> list[str]:
         "open files": "files",
         "threads": "threads",
         "MiB": "rss_mib",
+        "of keys and values": "held_mib",
         "what is not right": "lacks",
     }
     return [origin(mine), "", *figures(mine, columns, results)]
