@@ -65,6 +65,12 @@ def test_swap_figures_of_moments_written_by_hand() -> None:
     )
 
 
+def test_memory_grows_from_when_every_version_had_come() -> None:
+    seen = swap.Seen(rss_steady=100.0, rss_early=200.0)
+    found = swap.memory(seen, before=90.0, after=210.0)
+    assert (found["rss_steady_mib"], found["rss_after_mib"], found["rss_growth"]) == (100, 210, 0.05)
+
+
 def test_a_soak_says_what_is_not_right() -> None:
     good = {
         "errors": 0,
