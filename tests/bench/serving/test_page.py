@@ -100,15 +100,16 @@ def test_a_slot_that_the_decoder_keeps_is_not_put_away(
 ) -> None:
     """All places were given back, and one row was decoded for nobody: `/readyz` knew nothing of it."""
     monkeypatch.setattr(soak, "SETTLING", 0.0)
-    monkeypatch.setattr(soak.time, "sleep", lambda seconds: None)
 
     class Leaking(EchoEngine):
         async def status(self) -> EngineStatus:
             return replace(await super().status(), rows=1, held_bytes=2**20)
 
     with LiveServer(tmp_path, served=echo()._replace(engine=Leaking())) as server:
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
         asked = OverHttp(server.url, Watch(os.getpid()), "", "", ending=None)  # type: ignore[arg-type]
         holding, left = soak.at_rest(asked)
+        monkeypatch.undo()
     assert left == {"rows": 1}
     assert holding.held_mib == 1.0
     assert holding.threads > 1
