@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import torch
 
-from server.decoding import Decoder, DecodeRequest, Emission, Fitted, check, fit, score
+from server.decoding import Decoder, DecodeRequest, Emission, Fitted, Scoring, affordable_tokens, check, fit
 from server.engine import Served
 from server.engine.base import (
     NOTHING_PROMISED,
@@ -155,9 +155,10 @@ class LocalEngine:
         if len(prompt.token_ids) + len(response) > self.base.context:
             raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
 
-        return await self._between_steps(
-            lambda: score(self._trunk, self._bank, version, prompt.token_ids, response)
-        )
+        scoring = Scoring(self._trunk, self._bank, version, [(prompt.token_ids, response)])
+        while not scoring.is_over:
+            await self._between_steps(scoring.step)
+        return scoring.found[0]
 
     async def status(self) -> EngineStatus:
         """Read from counters; never waits for a step."""
@@ -274,9 +275,9 @@ class LocalEngine:
                 if not seat.begun:
                     seat.begun = True
                     self._places.begin(seat.who)
-                if emission.finish_reason:
+                if emission.is_last:
                     self._give_back(emission.id)
-                batches[seat.channel.loop].append((seat.channel, _delta(emission, seat.index)))
+                batches[seat.channel.loop].append((seat.channel, _told(emission, seat.index)))
         for loop, batch in batches.items():
             _wake(loop, batch)
 
@@ -350,7 +351,7 @@ def local_engine(settings: Settings) -> Served:
         fitted,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
-        cache_tokens=settings.cache_tokens,
+        cache_tokens=settings.cache_tokens or affordable_tokens(base.model.config, base.dtype, base.device),
         prefix_bytes=settings.prefix_mib * 2**20,
     )
     dtype = str(base.dtype).removeprefix("torch.")
@@ -358,7 +359,11 @@ def local_engine(settings: Settings) -> Served:
     return Served(engine, base.renderer, identity)
 
 
-def _delta(emission: Emission, index: int) -> Delta:
+def _told(emission: Emission, index: int) -> Delta | HoneError:
+    if emission.has_failed:
+        return Unavailable(
+            "the policy gave no finite probability", code="engine_failed", retry_after=HEAL_SECONDS
+        )
     return Delta(
         emission.text,
         emission.token_ids,
