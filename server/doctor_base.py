@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
-from server.decoding import Fitted, fit
+from server.decoding import Fitted, affordable_tokens, bytes_per_token, fit
 from server.doctor import Finding, Level
 from server.errors import SetupError
 from server.modeling import STRANGE, Base, load_base
@@ -52,7 +51,9 @@ def check_base(settings: Settings) -> Iterator[Finding]:
         yield Finding("forward", Level.FAIL, f"the base {says}: {first}", SMALLER if is_full else ELSEWHERE)
     else:
         yield forward(fitted, heard.lines)
-        yield cache(fitted.base, settings, free=free_bytes(fitted.base.device))
+        base = fitted.base
+        affordable = affordable_tokens(base.model.config, base.dtype, base.device)
+        yield cache(base, settings, affordable=affordable)
     finally:
         ways.removeHandler(heard)
 
@@ -70,41 +71,21 @@ def forward(fitted: Fitted, slower_because: list[str]) -> Finding:
     return Finding("forward", Level.OK, says)
 
 
-def cache(base: Base, settings: Settings, *, free: int | None) -> Finding:
-    """What keys and values may take at most, beside what is free now that the weights are there."""
-    each = bytes_per_token(base)
-    tokens = settings.cache_tokens or settings.max_running * base.context
-    why = (
-        f"HONE_CACHE_TOKENS={tokens}"
-        if settings.cache_tokens
-        else f"{settings.max_running} replies of {base.context} tokens"
+def cache(base: Base, settings: Settings, *, affordable: int) -> Finding:
+    """What keys and values may take; `affordable` tokens are half of what is free now that the weights are there."""
+    each = bytes_per_token(base.model.config, base.dtype)
+    tokens = settings.cache_tokens or affordable
+    bound = (
+        f"HONE_CACHE_TOKENS={tokens}" if settings.cache_tokens else f"half of the free memory holds {tokens}"
     )
-    says = f"keys and values take about {each / KIB:.1f} KiB a token, {each * tokens / GIB:.2f} GiB for {why}"
-    if free is not None and each * tokens > free:
-        fits = free // each // 2
-        return Finding(
-            "cache",
-            Level.WARN,
-            f"{says}; {free / GIB:.2f} GiB are free",
-            f"bound it: HONE_CACHE_TOKENS={fits} leaves half of that; replies beyond it wait",
-        )
+    whole = min(tokens // base.context, settings.max_running)
+    says = (
+        f"keys and values take about {each / KIB:.1f} KiB a token; {bound}, {each * tokens / GIB:.2f} GiB: "
+        f"{whole} of {settings.max_running} replies may use the whole context of {base.context}"
+    )
+    if tokens > 2 * affordable:
+        mend = f"more than is free: HONE_CACHE_TOKENS={affordable} leaves half of it, 0 does that by itself"
+        return Finding("cache", Level.WARN, says, mend)
+    if not whole:
+        return Finding("cache", Level.WARN, says, f"replies will wait for each other; {SMALLER}")
     return Finding("cache", Level.OK, says)
-
-
-def bytes_per_token(base: Base) -> int:
-    """Of keys and values in all layers, by the sizes in the base's configuration."""
-    sizes = base.model.config.get_text_config()
-    heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
-    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    return int(2 * sizes.num_hidden_layers * heads * width * base.dtype.itemsize)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """What may still be taken where the base lies; nothing where nobody says."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        rows = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(row.split()[1]) * KIB for row in rows if row.startswith("MemAvailable:")), None)

@@ -41,24 +41,28 @@ def test_it_names_the_forward_that_serving_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_keys_and_values_are_counted_as_the_model_itself_keeps_them(family: str) -> None:
+def test_keys_and_values_are_counted_as_the_model_itself_keeps_them(family: str, tmp_path: Path) -> None:
     base = tiny_base(family)
     kept = base.model(input_ids=torch.tensor([[1, 2, 3, 4]]), use_cache=True).past_key_values
     tensors = [tensor for layer in kept.layers for tensor in (layer.keys, layer.values)]
-    real = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    assert doctor_base.bytes_per_token(base) * 4 == real
+    real = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 4
+    told = doctor_base.cache(base, settings(tmp_path), affordable=2**20).says
+    assert f"take about {real / 1024:.1f} KiB a token" in told
+    assert f"{real / 1024:.2f} GiB" in told
 
 
-def test_the_cache_is_bounded_by_places_or_by_the_setting(tmp_path: Path) -> None:
-    base = tiny_base()
-    assert doctor_base.bytes_per_token(base) == 256
-    free = 2**30
-    whole = doctor_base.cache(base, settings(tmp_path, max_running=4), free=free)
-    assert "0.2 KiB a token, 0.00 GiB for 4 replies of 128 tokens" in whole.says
-    bounded = doctor_base.cache(base, settings(tmp_path, cache_tokens=2**23), free=free)
-    assert (bounded.level, bounded.mend) == (Level.WARN, f"bound it: HONE_CACHE_TOKENS={2**21} leaves half of "
-                                             "that; replies beyond it wait")  # fmt: skip
-    assert "2.00 GiB for HONE_CACHE_TOKENS=8388608; 1.00 GiB are free" in bounded.says
+def test_the_cache_is_bounded_by_free_memory_or_by_the_setting(tmp_path: Path) -> None:
+    base, affordable = tiny_base(), 1000
+    free = doctor_base.cache(base, settings(tmp_path), affordable=affordable)
+    assert free.level is Level.OK
+    assert "half of the free memory holds 1000" in free.says
+    assert "7 of 32 replies may use the whole context of 128" in free.says
+    given = doctor_base.cache(base, settings(tmp_path, cache_tokens=2000), affordable=affordable)
+    assert (given.level, "HONE_CACHE_TOKENS=2000" in given.says) == (Level.OK, True)
+    more = doctor_base.cache(base, settings(tmp_path, cache_tokens=2001), affordable=affordable)
+    assert (more.level, "HONE_CACHE_TOKENS=1000" in more.mend) == (Level.WARN, True)
+    small = doctor_base.cache(base, settings(tmp_path, cache_tokens=127), affordable=affordable)
+    assert (small.level, "HONE_DTYPE" in small.mend) == (Level.WARN, True)
 
 
 def test_an_architecture_that_cannot_be_served_exactly_has_a_way_out(tmp_path: Path) -> None:
