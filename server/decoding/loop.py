@@ -116,9 +116,11 @@ class Decoder:
 
     @property
     def held_bytes(self) -> int:
-        """What keys and values of running replies may take."""
-        return self._rows.cache.held_bytes + (
-            self._long.cache.held_bytes if self._long and self._long.cache else 0
+        """What keys and values of running replies may take, and those kept of earlier ones do."""
+        return (
+            self.prefixes.held_bytes
+            + self._rows.cache.held_bytes
+            + (self._long.cache.held_bytes if self._long and self._long.cache else 0)
         )
 
     @property

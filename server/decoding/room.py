@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 

@@ -27,6 +27,7 @@ from server.decoding import Decoder, DecodeRequest, Emission, Fitted, Scoring, a
 from server.engine import Served
 from server.engine.base import (
     NOTHING_PROMISED,
+    Answered,
     BaseIdentity,
     Delta,
     EngineStatus,
@@ -151,14 +152,18 @@ class LocalEngine:
 
     async def logprobs(self, version: int, prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:
         """Raw-policy log probability of each response id, in nats."""
-        self._must_answer(prompt, version)
-        if len(prompt.token_ids) + len(response) > self.base.context:
-            raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
+        return (await self.score_many(version, [(prompt, response)]))[0]
 
-        scoring = Scoring(self._trunk, self._bank, version, [(prompt.token_ids, response)])
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of many: read together, a piece between any two steps."""
+        for prompt, response in items:
+            self._must_answer(prompt, version)
+            if len(prompt.token_ids) + len(response) > self.base.context:
+                raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
+        scoring = Scoring(self._trunk, self._bank, version, [(p.token_ids, r) for p, r in items])
         while not scoring.is_over:
             await self._between_steps(scoring.step)
-        return scoring.found[0]
+        return scoring.found
 
     async def status(self) -> EngineStatus:
         """Read from counters; never waits for a step."""
@@ -171,6 +176,8 @@ class LocalEngine:
             running=min(taken, running),
             waiting=max(taken - running, 0),
             detail="closed" if self._closing else self._trouble,
+            rows=self._decoder.running + self._decoder.waiting,
+            held_bytes=self._decoder.held_bytes,
         )
 
     async def close(self) -> None:
