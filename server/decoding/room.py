@@ -35,8 +35,6 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
 def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> int:
     """How many tokens' keys and values fit into this machine's free memory, leaving the other half of it."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    is_cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if is_cuda else psutil.virtual_memory().available
     return int(free * SHARE) // bytes_per_token(config, dtype)
