@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from server import modeling
-from server.modeling import base as base_module
 from server.errors import SetupError
+from server.modeling import base as base_module
 from tests.fakes import save_model, tiny_llama
 
 PAIR = ((1, 2, 3), (4, 5, 6, 7))
