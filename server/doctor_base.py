@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 import torch
 
-from server.decoding import Fitted, affordable_tokens, bytes_per_token, fit
+from server.decoding import Fitted, affordable_tokens, bytes_per_token
 from server.doctor import Finding, Level
+from server.engine.machine import fitted_for
 from server.errors import SetupError
-from server.modeling import STRANGE, Base, load_base
+from server.modeling import STRANGE, Base
 from server.settings import Settings
 
 KIB, GIB = 2**10, 2**30
@@ -36,12 +37,10 @@ class Heard(logging.Handler):
 
 def check_base(settings: Settings) -> Iterator[Finding]:
     """The forward and the cache of the base that the settings name."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     heard, ways = Heard(), logging.getLogger("server.decoding")
     ways.addHandler(heard)
     try:
-        fitted = fit(lambda: load_base(settings.model, device=settings.device, dtype=settings.dtype))
+        fitted = fitted_for(settings)
     except SetupError as error:
         yield Finding("forward", Level.FAIL, error.message, ELSEWHERE)
     except (MemoryError, *STRANGE) as error:

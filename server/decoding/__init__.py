@@ -6,8 +6,9 @@ between them, and HTTP: `server.engine.local` feeds it from live requests, the l
 
 from server.decoding.bank import AdapterBank, Prepared
 from server.decoding.fit import Fitted, check, fit, says
-from server.decoding.loop import Decoder, Emission
+from server.decoding.loop import PREFILL_TOKENS, Decoder, Emission
 from server.decoding.offline import Completed, generate_offline
+from server.decoding.pace import affordable_prefill
 from server.decoding.room import affordable_tokens, bytes_per_token
 from server.decoding.rows import DecodeRequest
 from server.decoding.sampler import uniform
@@ -16,6 +17,7 @@ from server.decoding.trunk import StockTrunk, Trunk
 from server.engine.base import FinishReason, Sampling
 
 __all__ = [
+    "PREFILL_TOKENS",
     "AdapterBank",
     "Completed",
     "DecodeRequest",
@@ -28,6 +30,7 @@ __all__ = [
     "Scoring",
     "StockTrunk",
     "Trunk",
+    "affordable_prefill",
     "affordable_tokens",
     "bytes_per_token",
     "check",

@@ -27,9 +27,9 @@ from server.errors import Invalid
 from server.modeling import Base
 
 PREFILL_TOKENS = 512
-"""Prompt ids, padding included, that one step may read before it decodes."""
-LEAST_PIECE = 64
-"""… and what a long prompt gets of them when short ones have taken the rest."""
+"""Prompt ids, padding included, that one step reads at most before it decodes; few where reading is slow (`pace`)."""
+LEAST_SHARE = 8
+"""One part in so many is a long prompt's when short ones have taken the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ class Decoder:
         trunk: Trunk | None = None,
         cache_tokens: int = 0,
         prefix_bytes: int = 0,
+        prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         """`cache_tokens` bounds rows times the positions of the longest; 0 lets every slot use the whole context."""
         self.base = base
@@ -97,6 +98,7 @@ class Decoder:
         self.trunk = trunk or StockTrunk(base)
         self.prefixes = Prefixes(prefix_bytes)
         self._cache_tokens = cache_tokens or slots * base.context
+        self._prefill_tokens = prefill_tokens
         self._rows = Rows(slots=slots, context=base.context)
         self._long: _Reading | None = None
         self._waiting: FairQueue[DecodeRequest] = FairQueue()
@@ -193,13 +195,13 @@ class Decoder:
 
     def _read(self) -> list[Emission]:
         """Spend this step's share of reading: half of it on the long prompt, when there are others."""
-        budget = PREFILL_TOKENS
+        budget = self._prefill_tokens
         self._next_long()
         together = self._next_together(budget // 2 if self._long else budget)
         emissions: list[Emission] = []
         if self._long:
             width = max((one.left for one in together), default=0)
-            piece = max(budget - width * len(together), LEAST_PIECE)
+            piece = max(budget - width * len(together), budget // LEAST_SHARE)
             emissions += self._read_piece(self._long, piece)
         return emissions + self._read_together(together)
 
@@ -228,7 +230,7 @@ class Decoder:
                 twin.requests.append(self._waiting.pop())
                 continue
             reading = self._begin(request)
-            if reading.left > PREFILL_TOKENS:
+            if reading.left > self._prefill_tokens:
                 self._put_aside(reading)
                 continue
             wider, deeper = max(width, reading.left), max(deepest, reading.done)

@@ -36,6 +36,6 @@ def make_engine(settings: Settings) -> Served:
         from server.engine.vllm import vllm_engine
 
         return vllm_engine(settings)
-    from server.engine.local import local_engine
+    from server.engine.machine import local_engine
 
     return local_engine(settings)

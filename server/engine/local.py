@@ -21,14 +21,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
-from server.decoding import Decoder, DecodeRequest, Emission, Fitted, Scoring, affordable_tokens, check, fit
-from server.engine import Served
+from server.decoding import (
+    PREFILL_TOKENS,
+    Decoder,
+    DecodeRequest,
+    Emission,
+    Fitted,
+    Scoring,
+    check,
+)
 from server.engine.base import (
     NOTHING_PROMISED,
     Answered,
-    BaseIdentity,
     Delta,
     EngineStatus,
     FinishReason,
@@ -37,8 +41,6 @@ from server.engine.base import (
 )
 from server.engine.places import Places
 from server.errors import Conflict, HoneError, Invalid, NotFound, Unavailable
-from server.modeling import load_base
-from server.settings import Settings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class LocalEngine:
         max_waiting: int,
         cache_tokens: int = 0,
         prefix_bytes: int = 0,
+        prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         self.base, self._trunk, self._bank, self._expected = fitted
         self._decoder = Decoder(
@@ -85,6 +88,7 @@ class LocalEngine:
             trunk=self._trunk,
             cache_tokens=cache_tokens,
             prefix_bytes=prefix_bytes,
+            prefill_tokens=prefill_tokens,
         )
         self._numbers = itertools.count(1)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -346,24 +350,6 @@ class LocalEngine:
 
         self._post(command)
         return await asyncio.wrap_future(future)
-
-
-def local_engine(settings: Settings) -> Served:
-    """Load the base that the settings name and start an engine over it."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    fitted = fit(lambda: load_base(settings.model, device=settings.device, dtype=settings.dtype))
-    base = fitted.base
-    engine = LocalEngine(
-        fitted,
-        max_running=settings.max_running,
-        max_waiting=settings.max_waiting,
-        cache_tokens=settings.cache_tokens or affordable_tokens(base.model.config, base.dtype, base.device),
-        prefix_bytes=settings.prefix_mib * 2**20,
-    )
-    dtype = str(base.dtype).removeprefix("torch.")
-    identity = BaseIdentity(base.base_id, base.base_hash, base.renderer.template_hash, dtype)
-    return Served(engine, base.renderer, identity)
 
 
 def _told(emission: Emission, index: int) -> Delta | HoneError:

@@ -12,10 +12,8 @@ import torch
 import transformers
 
 from server import doctor, doctor_base
-from server.decoding import fit
 from server.doctor import Finding, Level
-from server.engine.local import local_engine
-from server.modeling import load_base
+from server.engine.machine import fitted_for, local_engine
 from server.settings import Settings
 from tests.fakes import FAMILIES, save_model, tiny_base
 
@@ -88,7 +86,7 @@ def test_a_base_that_does_not_fit_is_told_from_one_that_cannot_run(
         def broken(*_: Any, error: Exception = error, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(doctor_base, "fit", broken)
+        monkeypatch.setattr(doctor_base, "fitted_for", broken)
         (finding,) = looked_at(tmp_path).values()
         assert finding.level is Level.FAIL
         assert word in finding.says
@@ -101,11 +99,11 @@ def test_a_slower_way_than_expected_is_a_warning_with_its_reason(
 ) -> None:
     save_model(tmp_path / "model")
 
-    def reluctant(load: Any) -> Any:
+    def reluctant(settings: Settings) -> Any:
         logging.getLogger("server.decoding.fit").warning("%s: not exact; a slower way is taken", "tiny")
-        return fit(load)
+        return fitted_for(settings)
 
-    monkeypatch.setattr(doctor_base, "fit", reluctant)
+    monkeypatch.setattr(doctor_base, "fitted_for", reluctant)
     finding = looked_at(tmp_path)["forward"]
     assert finding.level is Level.WARN
     assert "tiny: not exact" in finding.says
@@ -118,11 +116,11 @@ def test_what_is_missing_is_said_once(tmp_path: Path) -> None:
 
 def test_it_is_loaded_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "model")
-    monkeypatch.setattr(doctor_base, "load_base", None)
+    monkeypatch.setattr(doctor_base, "fitted_for", None)
     (hint,) = [one for one in doctor.examine(settings(tmp_path)) if one.check == "forward"]
     assert (hint.level, hint.mend) == (Level.OK, "")
     assert "hone doctor --load" in hint.says
-    monkeypatch.setattr(doctor_base, "load_base", load_base)
+    monkeypatch.setattr(doctor_base, "fitted_for", fitted_for)
     checks = [one.check for one in doctor.examine(settings(tmp_path), load=True)]
     assert checks[-2:] == ["forward", "cache"]
 

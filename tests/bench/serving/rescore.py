@@ -58,7 +58,7 @@ def rescored(data_dir: Path, *, model: Path, dtype: str) -> dict[str, Any]:
 
     async def run() -> dict[str, Any]:
         # Only here: the engine's libraries take seconds, and memory that the client does not need.
-        from server.engine.local import local_engine
+        from server.engine.machine import local_engine
         from server.settings import Settings
 
         settings = Settings.apart(data_dir).model_copy(

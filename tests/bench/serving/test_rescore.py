@@ -8,7 +8,8 @@ from sqlmodel import Session
 
 from server.decoding import fit
 from server.engine.base import Prompt, Sampling
-from server.engine.local import LocalEngine, local_engine
+from server.engine.local import LocalEngine
+from server.engine.machine import local_engine
 from server.settings import Settings
 from server.store import adapters, conversations, migrate
 from server.store.keys import ensure_client

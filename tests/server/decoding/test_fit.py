@@ -19,7 +19,6 @@ from server.decoding import (
     check,
     fit,
     generate_offline,
-    loop,
     says,
     score,
 )
@@ -194,15 +193,15 @@ def test_every_way_says_what_transformers_says(kind: str, way: str, tmp_path: Pa
     "kind", ["llama", "sliding window, soft caps", "learned positions", "local attention"]
 )
 def test_prompts_read_in_pieces_and_from_earlier_turns_say_the_same(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str,
 ) -> None:
     """Long prompts in pieces beside short ones, pairs that share a prompt, and next turns that go on from kept keys."""
-    monkeypatch.setattr(loop, "PREFILL_TOKENS", 24)
-    monkeypatch.setattr(loop, "LEAST_PIECE", 5)
     fitted = fit(lambda: base_of(kind))
     model = base_of(kind).model
     asked = [*prompts(7, longest=100), prompts(7, longest=100)[5]]
-    decoder = Decoder(fitted.base, slots=5, bank=fitted.bank, trunk=fitted.trunk, prefix_bytes=1 << 20)
+    decoder = Decoder(
+        fitted.base, slots=5, bank=fitted.bank, trunk=fitted.trunk, prefix_bytes=1 << 20, prefill_tokens=24
+    )
     first = generate_offline(decoder, [DecodeRequest(i, p, GREEDY) for i, p in enumerate(asked)])
     for prompt, said in zip(asked, first, strict=True):
         assert_same(said, greedy(model, prompt, GREEDY.max_tokens), what="first turn")

@@ -15,7 +15,6 @@ from server.decoding import (
     DecodeRequest,
     StockTrunk,
     generate_offline,
-    loop,
     score,
 )
 from server.engine.base import FinishReason, Sampling
@@ -278,11 +277,9 @@ def test_keys_never_take_more_than_twice_what_was_allowed() -> None:
     assert decoder.held_bytes == 0
 
 
-def test_a_crowd_of_long_prompts_leaves_places_for_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "PREFILL_TOKENS", 24)
-    monkeypatch.setattr(loop, "LEAST_PIECE", 4)
+def test_a_crowd_of_long_prompts_leaves_places_for_short_ones() -> None:
     base = tiny_llama()
-    decoder = Decoder(base, slots=3)
+    decoder = Decoder(base, slots=3, prefill_tokens=24)
     few = Sampling(temperature=0, max_tokens=3)
     long = [DecodeRequest(i, (i, *range(90)), few, who=f"reads {i}") for i in range(6)]
     asked = [*long, long[5], DecodeRequest(9, (7, 8), few, who="in a hurry")]
@@ -302,10 +299,8 @@ def test_a_crowd_of_long_prompts_leaves_places_for_short_ones(monkeypatch: pytes
     assert {i: tuple(ids) for i, ids in said.items()} == expected
 
 
-def test_long_prompts_are_cancelled_wherever_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "PREFILL_TOKENS", 24)
-    monkeypatch.setattr(loop, "LEAST_PIECE", 4)
-    decoder = Decoder(tiny_llama(), slots=3)
+def test_long_prompts_are_cancelled_wherever_they_wait() -> None:
+    decoder = Decoder(tiny_llama(), slots=3, prefill_tokens=24)
     for i in range(3):
         decoder.admit(DecodeRequest(i, (i, *range(90)), GREEDY))
     decoder.step()
