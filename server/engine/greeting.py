@@ -23,8 +23,8 @@ PATIENCE_SECONDS = 60.0
 WORDS = "Hello! What shall we cook?"
 """What is scored of a version that brings no text of its own."""
 AGREED_NATS = 0.05
-"""Mean distance per token within which two servers hold the same weights: other batches and other cards round
-differently, another checkpoint or a folder that was copied half is off by more."""
+"""Mean distance per token within which two servers are taken to hold the same weights: other batches and other cards
+round differently, each of them by as much as a probe may be off in bfloat16 (0.02)."""
 TOKENS = 8
 TEMPERATURE = 10.0
 """So hot that what was drawn from and what the raw policy says differ by many nats."""
