@@ -35,8 +35,13 @@ class Keeping:
         await asyncio.shield(self._keep(turn, [reply], over=reply.is_last))
 
     async def rest(self, turn: LiveTurn) -> None:
-        """Write what is not yet written of a turn that is over."""
-        await self._keep(turn, [reply for reply in turn.replies if not reply.kept], over=True)
+        """Write what is not yet written of a turn that is over. Who is cancelled meanwhile still learns how it went."""
+        missing = [reply for reply in turn.replies if not reply.kept]
+        writing = asyncio.ensure_future(self._keep(turn, missing, over=True))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await writing
 
     async def later(self, turn: LiveTurn) -> None:
         """Offer a turn to the record until it is back; what it refuses for good ends as interrupted.
@@ -49,6 +54,9 @@ class Keeping:
             if await self._is_taken(turn):
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
+        log.error(
+            "the server ends and the record has never taken a reply: it is lost", extra={"turn": turn.id}
+        )
 
     def give_up(self) -> None:
         """The server ends: what still waits for the record is offered once more, now."""

@@ -309,10 +309,18 @@ def context_of(config: Any, *, most: int = 8192) -> int:
     """Tokens that prompt and reply share: what the positions allow, and `most` of it.
 
     GPT-Neo hides what lies outside of its local window by itself, counted from the end of the keys that it is given;
-    so its window bounds the context. Other windows are the step loop's to hide.
+    so its window bounds the context. Other windows are the step loop's to hide. Where positions beyond the first
+    training's turn all others differently, only those of the first training are used: one long reply would change what
+    its neighbours' kept keys mean.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     sizes = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) == "longrope":
+        sizes += [
+            rope.get("original_max_position_embeddings"),
+            getattr(text, "original_max_position_embeddings", None),
+        ]
     if getattr(text, "model_type", "") == "gpt_neo":
         sizes.append(getattr(text, "window_size", None))
     return min([most, *(size for size in sizes if isinstance(size, int) and size > 0)])

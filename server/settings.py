@@ -78,7 +78,8 @@ class Settings(BaseSettings):
     """How long a server that was asked to end (SIGTERM, Ctrl-C) lets running replies go on; asked again, it ends at
     once. Whatever starts and stops it must allow some seconds more before it kills."""
     cache_tokens: int = Field(default=0, ge=0)
-    """Positions of keys and values that all running replies share; 0: every place may use the whole context."""
+    """Positions of keys and values that all running replies share; 0: as many as half of the memory holds that is free
+    once the base is loaded."""
     prefix_mib: int = Field(default=64, ge=0)
     """Memory for keys and values of finished replies, so that a next turn need not be read from its beginning."""
     keep_resident: int = Field(default=3, ge=1)

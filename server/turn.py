@@ -47,9 +47,9 @@ class LiveReply:
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
 
-    def begin_again(self, seed: int) -> None:
-        self.seed, self.text, self.finish_reason = seed, "", None
-        self.token_ids, self.logprobs, self.deltas = [], [], []
+    def anew(self, seed: int) -> LiveReply:
+        """The same reply before its first token, to be drawn with another seed."""
+        return LiveReply(self.id, self.position, self.version, seed, self.purpose)
 
     @property
     def state(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from learner.probe import CANARIES, RESPONSE_TOKENS
 from server.artifacts import MANIFEST, Artifacts
 from server.decoding import Decoder, DecodeRequest, generate_offline
 from server.engine.base import Sampling
@@ -21,6 +22,7 @@ from server.store.session import open_store
 from tests.fakes import random_adapter
 
 QUESTIONS = ("Hello!", "How do I boil an egg?", "Tell me about tea.", "What can you do?")
+"""For who only wants to ask something; what a probe asks is the learner's own choice."""
 
 
 def plant(data_dir: Path, *, count: int, model: str = str(DEMO_MODEL), strength: float = 0.05) -> list[int]:
@@ -83,9 +85,9 @@ def plant_folders(data_dir: Path, folders: Iterable[Path], *, model: str = str(D
 
 def probe_of(base: Base, folder: Path) -> dict[str, object]:
     """What the learner would have measured: log probabilities under the adapter and under the bare base."""
-    prompts = [base.renderer.render([{"role": "user", "content": text}]).token_ids for text in QUESTIONS]
+    prompts = [base.renderer.render([{"role": "user", "content": text}]).token_ids for text in CANARIES]
     requests = [
-        DecodeRequest(i, prompt, Sampling(max_tokens=24, seed=i), version=0)
+        DecodeRequest(i, prompt, Sampling(max_tokens=RESPONSE_TOKENS, seed=i), version=0)
         for i, prompt in enumerate(prompts)
     ]
     responses = [list(done.token_ids) for done in generate_offline(Decoder(base), requests)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -149,6 +150,34 @@ def test_a_second_signal_ends_at_once_and_keeps_the_partial(how: signal.Signals,
     assert stream.lines[-1]["error"]["code"] == "stopping"
     ((reply,), _) = record(tmp_path / "data")
     assert (reply.state, reply.finish_reason, reply.text) == ("cancelled", "cancelled", stream.text)
+
+
+STUCK = """
+import asyncio
+from server.__main__ import main
+from server.keeping import Keeping
+
+async def never(self, turn, replies, *, over):
+    await asyncio.sleep(3600)
+
+Keeping._keep = never
+main()
+"""
+"""`hone` whose record neither takes a reply nor refuses it."""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_cut_ends_what_nothing_else_would(how: signal.Signals, tmp_path: Path) -> None:
+    server = RunningHone(tmp_path / "data", "--engine", "echo", HONE_GRACE_SECONDS="0.2")
+    server.program = ["-c", STUCK]
+    with server:
+        with server.client(timeout=1) as client, pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": WORDS}]})
+        send(server, how)
+        with pytest.raises(subprocess.TimeoutExpired):
+            exit_code(server, within=2)
+        send(server, how)
+        assert exit_code(server, within=2) == -how
 
 
 def test_a_reply_that_takes_too_long_is_cut_in_a_real_server_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from server.api.deps import Chatting, Operator, Parts, PartsDep
 from server.api.models import unknown_version
 from server.api.schemas import PINNED, ChatBody
 from server.callers import Caller
-from server.chat import Ask
+from server.draft import Ask
 from server.errors import Forbidden, HoneError
 from server.store import adapters, conversations
 from server.turn import LiveTurn
@@ -65,6 +65,7 @@ def to_ask(body: ChatBody, caller: Caller, parts: Parts) -> Ask:
         messages=tuple(message.plain() for message in body.messages),
         temperature=settings.temperature if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
         max_tokens=body.max_completion_tokens or body.max_tokens or settings.max_tokens,
         stop=tuple(body.stop or ()),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else 0,

@@ -51,6 +51,8 @@ async def ready(parts: PartsDep) -> Response:
             "detail": engine.detail,
             "running": engine.running,
             "waiting": engine.waiting,
+            "rows": engine.rows,
+            "held_bytes": engine.held_bytes,
         },
         "follower": parts.serving.trouble or "ok",
         "segments": segments,
@@ -89,4 +91,6 @@ async def metrics(parts: PartsDep) -> Response:
     status = await parts.engine.status()
     parts.metrics.running.set(status.running)
     parts.metrics.waiting.set(status.waiting)
+    parts.metrics.rows.set(status.rows)
+    parts.metrics.held_bytes.set(status.held_bytes)
     return Response(parts.metrics.page(), media_type=CONTENT_TYPE_LATEST)

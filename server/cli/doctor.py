@@ -29,6 +29,14 @@ def doctor(
         EngineName | None, typer.Option(envvar="HONE_ENGINE", show_default="local", help="As for serve.")
     ] = None,
     vllm_url: VllmUrl = None,
+    load: Annotated[
+        bool,
+        typer.Option(
+            "--load",
+            envvar="HONE_LOAD",
+            help="Load the base too, as serve would: which forward runs it, and the memory it takes.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at this installation and say in plain words what is wrong and what to do."""
@@ -42,7 +50,7 @@ def doctor(
         engine=engine and str(engine),
         vllm_url=joined(vllm_url),
     )
-    findings = examine(settings)
+    findings = examine(settings, load=load)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

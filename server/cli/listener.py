@@ -2,6 +2,7 @@
 
     signal -> refuse new chat -> running replies end, or are cut at the limit -> close the door -> take the app down
     a second signal -> cut at once, then the same
+    one after the cut, or before the first answer -> the process ends as it is
 
 uvicorn would close its door first: whoever shares out requests could not see why, and a vote on a reply that is being
 written would find nobody. So the replies are drained before uvicorn's own shutdown begins. Knows nothing of settings.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -68,11 +70,17 @@ def nothing() -> None:
     """What happens at a moment when nothing is to happen."""
 
 
+def end_at_once(sig: int) -> None:
+    """As if nobody had ever listened for the signal: no part of this process can hold that up."""
+    signal.signal(sig, signal.SIG_DFL)
+    signal.raise_signal(sig)
+
+
 class Listener(uvicorn.Server):
     """uvicorn around Hone's app, with a drain before its shutdown.
 
     `on_start` is called once requests are answered, `on_stop` when it is asked to end, `on_hurry` when it is asked
-    again; all from the event loop, the last two perhaps more than once.
+    again; all from the event loop, the last two perhaps more than once. `on_insist` is called in a signal's handler.
     """
 
     def __init__(
@@ -83,10 +91,11 @@ class Listener(uvicorn.Server):
         on_start: Callable[[], None] = nothing,
         on_stop: Callable[[], None] = nothing,
         on_hurry: Callable[[], None] = nothing,
+        on_insist: Callable[[int], None] = end_at_once,
     ) -> None:
         super().__init__(config)
         self.grace_seconds = grace_seconds
-        self.on_start, self.on_stop, self.on_hurry = on_start, on_stop, on_hurry
+        self.on_start, self.on_stop, self.on_hurry, self.on_insist = on_start, on_stop, on_hurry, on_insist
         self.hurried = False
         self._draining: asyncio.Task[None] | None = None
 
@@ -96,13 +105,15 @@ class Listener(uvicorn.Server):
             self.on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """In a signal's handler, in the middle of anything: only flags are set here."""
-        if self.should_exit:
-            self.hurried = True
+        """In a signal's handler, in the middle of anything: only flags are set here, or everything ends."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+            if self.started:
+                self._chat.stop()
             return
-        super().handle_exit(sig, frame)
-        if self.started:
-            self._chat.stop()
+        self.hurried = True
+        if not self.started or self._chat.is_cut:
+            self.on_insist(sig)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; whether the time has come to close the door."""

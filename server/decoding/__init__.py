@@ -8,9 +8,10 @@ from server.decoding.bank import AdapterBank, Prepared
 from server.decoding.fit import Fitted, check, fit, says
 from server.decoding.loop import Decoder, Emission
 from server.decoding.offline import Completed, generate_offline
+from server.decoding.room import affordable_tokens, bytes_per_token
 from server.decoding.rows import DecodeRequest
 from server.decoding.sampler import uniform
-from server.decoding.score import score
+from server.decoding.scores import Scoring, score
 from server.decoding.trunk import StockTrunk, Trunk
 from server.engine.base import FinishReason, Sampling
 
@@ -24,8 +25,11 @@ __all__ = [
     "Fitted",
     "Prepared",
     "Sampling",
+    "Scoring",
     "StockTrunk",
     "Trunk",
+    "affordable_tokens",
+    "bytes_per_token",
     "check",
     "fit",
     "generate_offline",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from server.decoding.room import zeros
 from server.errors import NotFound
 from server.modeling import (
     Base,
@@ -28,7 +29,10 @@ from server.modeling import (
     read_adapter,
 )
 
-FIRST_SLOTS = 4
+SLOTS = 16
+"""Room for so many versions from the first on; a place that was never used takes no memory on a CPU."""
+COPIES = 4
+"""Choices of slots that do not lie side by side, of which copies are kept."""
 FEW_ROWS = 64
 """Fewer rows than this are multiplied in float32 on a CPU: for so little oneDNN's bfloat16 is mostly preparation."""
 
@@ -56,11 +60,14 @@ class AdapterBank:
             name: (group, member) for group in self._groups for member, name in enumerate(group.names)
         }
         self._slots: dict[int, int] = {}
+        self._ranks: dict[int, int] = {}
         self._capacity = self._rank = 0
-        self._span = slice(0, 0)
+        self.is_active = False
+        """Whether any row of the forward that comes needs an adapter."""
         self._selected: list[tuple[Tensor, ...]] = []
         """For each group the selected slots' A (slots · members · rank, in) and, by member, B (slots · rank, out)."""
-        self._views: dict[tuple[int, int], list[tuple[Tensor, ...]]] = {}
+        self._views: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
+        self._copies: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         self._mask: Tensor | None = None
         self._hooks = (
             []
@@ -81,11 +88,6 @@ class AdapterBank:
         """Where the base is."""
         return self._base.device
 
-    @property
-    def is_active(self) -> bool:
-        """Whether any row of the forward that comes needs an adapter."""
-        return self._span.stop > self._span.start
-
     def prepare(self, path: Path) -> Prepared:
         """Read and check a PEFT folder. Raises AdapterRejected when it does not fit this base."""
         check_manifest(self._base, path)
@@ -103,22 +105,25 @@ class AdapterBank:
         if version in self._slots:
             return
         slot = next(i for i in range(len(self._slots) + 1) if i not in self._slots.values())
-        self._make_room(slots=slot + 1, rank=prepared.rank)
-        for name, (a, b) in prepared.factors.items():
-            group, member = self._where[name]
-            group.a[slot, member, : prepared.rank] = a
-            group.b[member][slot, : prepared.rank] = b
-        self._slots[version] = slot
+        self._make_room(slots=slot + 1, rank=max(prepared.rank, self._rank))
+        try:
+            for name, (a, b) in prepared.factors.items():
+                group, member = self._where[name]
+                group.a[slot, member, : prepared.rank] = a
+                group.b[member][slot, : prepared.rank] = b
+        except BaseException:
+            self._clear(slot)
+            raise
+        self._slots[version], self._ranks[version] = slot, prepared.rank
 
     def remove(self, version: int) -> None:
-        """Let go of `version`; its slice is zeroed."""
+        """Let go of `version`; its slice is zeroed, and the others' become as narrow as they may."""
         slot = self._slots.pop(version, None)
         if slot is None:
             return
-        for group in self._groups:
-            group.a[slot] = 0
-            for b in group.b:
-                b[slot] = 0
+        del self._ranks[version]
+        self._clear(slot)
+        self._make_room(slots=self._capacity, rank=max(self._ranks.values(), default=self._rank))
 
     def select(self, versions: Sequence[int], *, length: int = 1) -> None:
         """The version of each row of the forwards that follow, in which a row has `length` tokens."""
@@ -126,23 +131,27 @@ class AdapterBank:
         if unknown:
             raise NotFound(f"version {min(unknown)} is not held", code="unknown_version")
         slots = [self._slots.get(version, -1) for version in versions]
-        used = sorted({slot for slot in slots if slot >= 0})
+        used = tuple(sorted({slot for slot in slots if slot >= 0}))
         self._mask = None
+        self.is_active = bool(used)
         if not used:
-            self._span = slice(0, 0)
             return
-        self._span = slice(used[0], used[-1] + 1)
-        bounds = used[0], used[-1]
-        if bounds not in self._views:
-            self._views[bounds] = [group.of_slots(self._span) for group in self._groups]
-        self._selected = self._views[bounds]
+        self._selected = self._of_slots(used)
         if len(set(slots)) > 1:
             device = self._base.device
-            own = torch.tensor(slots, device=device)[:, None] == torch.arange(
-                self._span.start, self._span.stop, device=device
-            )
-            # (rows · length, slots, 1)
-            self._mask = own.repeat_interleave(length, dim=0).to(kept_in(self._base))[..., None]
+            other = torch.tensor(slots, device=device)[:, None] != torch.tensor(used, device=device)
+            self._mask = other.repeat_interleave(length, dim=0)[..., None]  # (rows · length, slots, 1)
+
+    def _of_slots(self, used: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
+        """Factors of just these slots: where they lie, or a copy when others lie between them."""
+        is_row = used[-1] - used[0] == len(used) - 1
+        held = self._views if is_row else self._copies
+        if used not in held:
+            if not is_row and len(held) >= COPIES:
+                del held[next(iter(held))]
+            which = slice(used[0], used[-1] + 1) if is_row else torch.tensor(used, device=self._base.device)
+            held[used] = [group.of_slots(which) for group in self._groups]
+        return held[used]
 
     def add(self, number: int, x: Tensor, out: Tensor) -> None:
         """Add what the selected versions bring to a group's `out` (N, all of its outputs), from its `x` (N, in)."""
@@ -156,7 +165,8 @@ class AdapterBank:
             a, bs, target = a.to(out.dtype), [b.to(out.dtype) for b in bs], out
         inner = functional.linear(x, a)  # (N, slots · members · rank)
         if self._mask is not None:
-            inner = (inner.view(*self._mask.shape[:2], -1) * self._mask.to(inner.dtype)).view(len(x), -1)
+            # Filled and not multiplied: what another version makes of a row may be anything, and 0 · inf is not 0.
+            inner = inner.view(*self._mask.shape[:2], -1).masked_fill_(self._mask, 0.0).view(len(x), -1)
         for own, b, columns in zip(self._shares(inner, len(bs)), bs, group.columns, strict=True):
             if target is out:
                 out[:, columns].addmm_(own, b)
@@ -187,15 +197,22 @@ class AdapterBank:
 
         return add
 
-    def _make_room(self, *, slots: int, rank: int) -> None:
-        if slots <= self._capacity and rank <= self._rank:
-            return
-        self._views.clear()
-        self._rank = max(rank, self._rank)
-        if slots > self._capacity:
-            self._capacity = max(slots, FIRST_SLOTS, 2 * self._capacity)
+    def _clear(self, slot: int) -> None:
         for group in self._groups:
-            group.grow(slots=self._capacity, rank=self._rank, like=self._base)
+            group.a[slot] = 0
+            for b in group.b:
+                b[slot] = 0
+
+    def _make_room(self, *, slots: int, rank: int) -> None:
+        """For at least `slots` slots of exactly this rank, which is that of the largest adapter held."""
+        self._views.clear()
+        self._copies.clear()
+        if slots <= self._capacity and rank == self._rank:
+            return
+        self._rank = rank
+        self._capacity = max(slots, SLOTS, self._capacity)
+        for group in self._groups:
+            group.resize(slots=self._capacity, rank=rank, like=self._base)
 
 
 @dataclass(slots=True)
@@ -218,23 +235,26 @@ class _Group:
         columns = tuple(slice(end - size, end) for end, (_, size) in zip(ends, sizes, strict=True))
         return cls(tuple(names), sizes[0][0], columns, torch.empty(0), [])
 
-    def of_slots(self, span: slice) -> tuple[Tensor, ...]:
-        """Views of A and of each member's B, as matrices."""
+    def of_slots(self, which: slice | Tensor) -> tuple[Tensor, ...]:
+        """A and each member's B of these slots, as matrices: views of a slice, else copies."""
         return (
-            self.a[span].reshape(-1, self.size_in),
-            *(b[span].reshape(-1, b.shape[-1]) for b in self.b),
+            self.a[which].reshape(-1, self.size_in),
+            *(b[which].reshape(-1, b.shape[-1]) for b in self.b),
         )
 
-    def grow(self, *, slots: int, rank: int, like: Base) -> None:
-        """Larger tensors with what the old ones held, zeros elsewhere."""
+    def resize(self, *, slots: int, rank: int, like: Base) -> None:
+        """Other tensors with what the old ones held, zeros elsewhere."""
         where: dict[str, Any] = {"device": like.device, "dtype": kept_in(like)}
-        a = torch.zeros(slots, len(self.names), rank, self.size_in, **where)
-        b = [torch.zeros(slots, rank, column.stop - column.start, **where) for column in self.columns]
+        a = zeros(slots, len(self.names), rank, self.size_in, **where)
+        b = [zeros(slots, rank, column.stop - column.start, **where) for column in self.columns]
         if self.b:
             held, _, old_rank, _ = self.a.shape
-            a[:held, :, :old_rank] = self.a
-            for new, old in zip(b, self.b, strict=True):
-                new[:held, :old_rank] = old
+            both = min(rank, old_rank)
+            for slot in range(held):  # only slots that hold something are touched
+                if self.a[slot].any():
+                    a[slot, :, :both] = self.a[slot, :, :both]
+                    for new, old in zip(b, self.b, strict=True):
+                        new[slot, :both] = old[slot, :both]
         self.a, self.b = a, b
 
 

@@ -12,19 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from server.decoding.room import zeros
+
 BUCKET = 32
-"""Lengths read are multiples of this, so that neighbouring steps have the same shapes."""
-STRETCH = 128
-"""Room for lengths comes in multiples of this, for rows in powers of two."""
+"""Lengths read and held are multiples of this, so that neighbouring steps have the same shapes."""
 
 Kept = dict[int, tuple[Tensor, Tensor]]
 """One row's keys and values, each (heads, length, head size), by layer."""
 
 
 class SlotCache:
-    """Per layer one (rows, heads, length, head size) tensor for keys and one for values."""
+    """Per layer one (rows, heads, length, head size) tensor for keys and one for values, never longer than `most`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int, rows: int = 0, length: int = 0) -> None:
+        """Room for `rows` times `length` positions to begin with; `most` is the model's context."""
+        self.most = most
+        self._room = rows, self._bucket(length)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._rows = slice(0, 0)
@@ -32,14 +35,44 @@ class SlotCache:
         self._span = 0
         self._positions = torch.zeros(0, 0, dtype=torch.long)
 
+    @property
+    def room(self) -> tuple[int, int]:
+        """Rows, and positions of each, that there is room for."""
+        return self._room
+
+    @property
+    def held_bytes(self) -> int:
+        """What all keys and values would take if every position were in use."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for store in (self._keys, self._values)
+            for tensor in store.values()
+        )
+
+    def make_room(self, *, rows: int, length: int) -> None:
+        """At least so much room; where there is less, just so much: what was larger for others becomes smaller."""
+        length = self._bucket(length)
+        have_rows, have_length = self._room
+        if have_rows >= rows and have_length >= length:
+            return
+        self._room = rows, length
+        for store in (self._keys, self._values):
+            for layer, held in store.items():
+                store[layer] = _resized(held, rows, length)
+
     def begin(self, first_row: int, starts: Sequence[int], length: int, device: torch.device) -> Tensor:
         """The next forward writes `length` tokens into each of the rows `first_row ..`, from their `starts` on.
 
-        Returns their positions (B, length). What a row gets beyond its own end is hidden until it is overwritten.
+        Returns their positions (B, length), of which none is behind `most`. What a row gets beyond its own end is
+        hidden until it is overwritten.
         """
+        assert max(starts) + length <= self.most, "positions end where the context does"
         self._rows = slice(first_row, first_row + len(starts))
         self._fresh = not any(starts)
-        self._span = length if self._fresh else -(-(max(starts) + length) // BUCKET) * BUCKET
+        self._span = length if self._fresh else self._bucket(max(starts) + length)
+        rows, longest = self._room
+        if self._rows.stop > rows or self._span > longest:
+            self.make_room(rows=max(rows, self._rows.stop), length=max(longest, self._span))
         offsets = torch.arange(length, device=device)
         self._positions = torch.tensor(starts, device=device)[:, None] + offsets
         return self._positions
@@ -58,19 +91,6 @@ class SlotCache:
         """Store (B, heads, length, D) of one layer; returns what this forward's queries may look at."""
         return self._store(self._keys, keys, layer), self._store(self._values, values, layer)
 
-    def _store(self, store: dict[int, Tensor], fresh: Tensor, layer: int) -> Tensor:
-        held = _with_room(store, layer, fresh, rows=self._rows.stop, length=self._span)[self._rows]
-        length = fresh.shape[2]
-        if self._fresh:
-            held[:, :, :length] = fresh
-            return fresh
-        rows = torch.arange(len(held), device=fresh.device)
-        if length == 1:
-            held[rows, :, self._positions[:, 0]] = fresh[:, :, 0]
-        else:
-            held[rows[:, None], :, self._positions] = fresh.transpose(1, 2)
-        return held[:, :, : self._span]
-
     def move(self, source: int, target: int, *, length: int) -> None:
         """Copy the first `length` positions of row `source` over row `target`."""
         for store in (self._keys, self._values):
@@ -85,30 +105,46 @@ class SlotCache:
         }
 
     def write(self, row: int, kept: Kept, *, length: int) -> None:
-        """Put the first `length` positions of another cache's row into `row`."""
+        """Put the first `length` positions of another cache's row into `row`, for which there is room."""
         for layer, pair in kept.items():
             for store, tensor in zip((self._keys, self._values), pair, strict=True):
-                held = _with_room(store, layer, tensor[None], rows=row + 1, length=length)
-                held[row, :, :length] = tensor[:, :length]
+                self._layer(store, layer, tensor[None])[row, :, :length] = tensor[:, :length]
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Asked by some models; positions are always given explicitly."""
         return 0 if self._fresh else self._span - self._positions.shape[1]
 
+    def _bucket(self, length: int) -> int:
+        return min(-(-length // BUCKET) * BUCKET, self.most)
 
-def _with_room(store: dict[int, Tensor], layer: int, like: Tensor, *, rows: int, length: int) -> Tensor:
-    """The tensor of `layer`, grown to at least (rows, heads, length, D) where it is smaller."""
-    held = store.get(layer)
-    have_rows, have_length = (0, 0) if held is None else (held.shape[0], held.shape[2])
-    if held is not None and have_rows >= rows and have_length >= length:
-        return held
-    rows = max(have_rows, 1 << (rows - 1).bit_length())
-    length = max(have_length, -(-length // STRETCH) * STRETCH)
-    grown = like.new_zeros(rows, like.shape[1], length, like.shape[3])
-    if held is not None:
-        grown[:have_rows, :, :have_length] = held
-    store[layer] = grown
-    return grown
+    def _layer(self, store: dict[int, Tensor], layer: int, like: Tensor) -> Tensor:
+        if layer not in store:
+            rows, length = self._room
+            store[layer] = zeros(
+                rows, like.shape[1], length, like.shape[3], dtype=like.dtype, device=like.device
+            )
+        return store[layer]
+
+    def _store(self, store: dict[int, Tensor], fresh: Tensor, layer: int) -> Tensor:
+        held = self._layer(store, layer, fresh)[self._rows]
+        length = fresh.shape[2]
+        if self._fresh:
+            held[:, :, :length] = fresh
+            return fresh
+        rows = torch.arange(len(held), device=fresh.device)
+        if length == 1:
+            held[rows, :, self._positions[:, 0]] = fresh[:, :, 0]
+        else:
+            held[rows[:, None], :, self._positions] = fresh.transpose(1, 2)
+        return held[:, :, : self._span]
+
+
+def _resized(held: Tensor, rows: int, length: int) -> Tensor:
+    """(rows, heads, length, D) with what fits of `held`, zeros elsewhere."""
+    resized = zeros(rows, held.shape[1], length, held.shape[3], dtype=held.dtype, device=held.device)
+    both_rows, both_length = min(rows, held.shape[0]), min(length, held.shape[2])
+    resized[:both_rows, :, :both_length] = held[:both_rows, :, :both_length]
+    return resized
 
 
 def hidden_from(positions: Tensor, span: int, *, dtype: torch.dtype, window: int | None = None) -> Tensor:

@@ -114,7 +114,7 @@ def says(base: Base) -> Tensor:
 @torch.no_grad()
 def check(base: Base, trunk: Trunk, bank: AdapterBank | None, expected: Tensor) -> None:
     """Raises SetupError unless `trunk` says to the probe what is `expected`, read in pieces and with a step."""
-    rows, cache = _probe(base), SlotCache()
+    rows, cache = _probe(base), SlotCache(most=base.context)
     if bank:
         bank.select([0, 0])
 

@@ -3,14 +3,13 @@
     admit -> wait for a place -> read the prompt -> one decode step for all -> leave
 
 What one step reads of prompts is bounded, so that nobody who is being answered waits long for somebody who comes: short
-prompts are read together, padded on the right; a long one is read in pieces, and short ones overtake it.
+prompts are read together, padded on the right; a long one is read in pieces, one at a time, and short ones overtake it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ LEAST_PIECE = 64
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What one step added to one reply. A cancelled reply's last emission has no ids."""
+    """What one step added to one reply. The last emission of a reply that is cancelled or fails has no ids."""
 
     id: int
     token_ids: tuple[int, ...]
@@ -43,6 +42,12 @@ class Emission:
     text: str
     finish_reason: FinishReason | None
     top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()
+    has_failed: bool = False
+    """The policy gave no finite probability; the reply ends without a finish reason."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.has_failed or self.finish_reason is not None
 
 
 @dataclass(slots=True)
@@ -53,7 +58,8 @@ class _Reading:
     done: int = 0
     """Ids whose keys are there already."""
     prefix: Prefix | None = None
-    cache: SlotCache = field(default_factory=SlotCache)
+    cache: SlotCache | None = None
+    """Of its own, while it is read in pieces."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -91,25 +97,36 @@ class Decoder:
         self.trunk = trunk or StockTrunk(base)
         self.prefixes = Prefixes(prefix_bytes)
         self._cache_tokens = cache_tokens or slots * base.context
-        self._rows = Rows()
-        self._long: deque[_Reading] = deque()
+        self._rows = Rows(slots=slots, context=base.context)
+        self._long: _Reading | None = None
         self._waiting: FairQueue[DecodeRequest] = FairQueue()
+        self._long_ones: FairQueue[DecodeRequest] = FairQueue()
+        """Those whose turn has come while another long prompt is being read."""
         self._cancelled: set[int] = set()
 
     @property
     def running(self) -> int:
         """Replies that have a place."""
-        return len(self._rows) + len(self._long)
+        return len(self._rows) + len(self._being_read)
 
     @property
     def waiting(self) -> int:
         """Replies that wait for one."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._long_ones)
+
+    @property
+    def held_bytes(self) -> int:
+        """What keys and values of running replies may take, and those kept of earlier ones do."""
+        return (
+            self.prefixes.held_bytes
+            + self._rows.cache.held_bytes
+            + (self._long.cache.held_bytes if self._long and self._long.cache else 0)
+        )
 
     @property
     def idle(self) -> bool:
         """Whether a step would do nothing."""
-        return not self._rows and not self._long and not self._waiting
+        return not self.running and not self.waiting
 
     def uses(self, version: int) -> bool:
         """Whether a running or waiting reply needs `version`."""
@@ -132,9 +149,10 @@ class Decoder:
 
     def reset(self) -> None:
         """Forget every reply and all keys and values."""
-        self._rows = Rows()
-        self._long.clear()
+        self._rows = Rows(slots=self.slots, context=self.base.context)
+        self._long = None
         self._waiting.clear()
+        self._long_ones.clear()
         self._cancelled.clear()
         self.prefixes.forget()
 
@@ -143,9 +161,13 @@ class Decoder:
         """Add one id to every running reply, and one more to those that join now."""
         return [*self._reap(), *self._read(), *self._decode()]
 
+    @property
+    def _being_read(self) -> list[DecodeRequest]:
+        return self._long.requests if self._long else []
+
     def _requests(self) -> list[DecodeRequest]:
-        reading = [request for one in self._long for request in one.requests]
-        return [*self._waiting, *reading, *(row.request for row in self._rows)]
+        running = [row.request for row in self._rows]
+        return [*self._waiting, *self._long_ones, *self._being_read, *running]
 
     # Leaving before the end
 
@@ -153,11 +175,12 @@ class Decoder:
         gone, self._cancelled = self._cancelled, set()
         if not gone:
             return []
-        ended = [i for i in sorted(gone) if self._waiting.remove(i)]
-        for reading in self._long:
-            ended += [request.id for request in reading.requests if request.id in gone]
-            reading.requests = [request for request in reading.requests if request.id not in gone]
-        self._long = deque(reading for reading in self._long if reading.requests)
+        ended = [i for i in sorted(gone) if self._waiting.remove(i) or self._long_ones.remove(i)]
+        if self._long:
+            ended += [request.id for request in self._long.requests if request.id in gone]
+            self._long.requests = [request for request in self._long.requests if request.id not in gone]
+            if not self._long.requests:
+                self._long = None
         emissions = [Emission(i, (), (), "", FinishReason.CANCELLED) for i in ended]
         for at in reversed(range(len(self._rows))):
             row = self._rows[at]
@@ -169,46 +192,70 @@ class Decoder:
     # Joining
 
     def _read(self) -> list[Emission]:
-        """Spend this step's share of reading: half of it on the oldest long prompt, when there are others."""
+        """Spend this step's share of reading: half of it on the long prompt, when there are others."""
         budget = PREFILL_TOKENS
+        self._next_long()
         together = self._next_together(budget // 2 if self._long else budget)
         emissions: list[Emission] = []
         if self._long:
             width = max((one.left for one in together), default=0)
             piece = max(budget - width * len(together), LEAST_PIECE)
-            emissions += self._read_piece(self._long[0], piece)
+            emissions += self._read_piece(self._long, piece)
         return emissions + self._read_together(together)
 
+    def _next_long(self) -> None:
+        if self._long is None and self._long_ones and self._has_room(self._long_ones.peek(), ()):
+            self._long = self._begin(self._long_ones.pop())
+            for request in [one for one in self._long_ones if self._long.is_of(one)]:
+                if self._has_room(request, ()):
+                    self._long_ones.remove(request.id)
+                    self._long.requests.append(request)
+
     def _next_together(self, budget: int) -> list[_Reading]:
-        """Prompts that wait and may be read now, in the order in which they came; long ones are put aside."""
+        """Prompts that wait and may be read now, in the order in which they came; long ones are put aside.
+
+        All of them are read from their beginnings, or all go on from kept keys: what one row goes on from would have
+        to be masked for the others.
+        """
         together: list[_Reading] = []
-        width = taken = 0
+        width = deepest = 0
         while self._waiting and self._has_room(
-            self._waiting.peek(), [one for r in together for one in r.requests]
+            self._waiting.peek(), [one for reading in together for one in reading.requests]
         ):
             request = self._waiting.peek()
-            twins = [one for one in (*together, *self._long) if one.is_of(request)]
-            if twins:
-                twins[0].requests.append(self._waiting.pop())
+            twin = next((one for one in (*together, self._long) if one and one.is_of(request)), None)
+            if twin:
+                twin.requests.append(self._waiting.pop())
                 continue
             reading = self._begin(request)
             if reading.left > PREFILL_TOKENS:
-                self._long.append(reading)
-                self._waiting.pop()
+                self._put_aside(reading)
                 continue
-            wider = max(width, reading.left)
-            if taken and wider * (taken + 1) > budget:
+            wider, deeper = max(width, reading.left), max(deepest, reading.done)
+            if together and (
+                wider * (len(together) + 1) > budget
+                or deeper + wider > self.base.context
+                or bool(reading.done) != bool(deepest)
+            ):
                 break
             together.append(reading)
             self._waiting.pop()
-            width, taken = wider, taken + 1
+            width, deepest = wider, deeper
         return together
+
+    def _put_aside(self, reading: _Reading) -> None:
+        """The one that waits first has a long prompt: it is the one that is read in pieces, or waits for that."""
+        request = self._waiting.pop()
+        if self._long is None and not self._long_ones:
+            self._long = reading
+        else:
+            self._long_ones.push(request)
 
     def _has_room(self, request: DecodeRequest, joining: Sequence[DecodeRequest]) -> bool:
         """Whether there is a slot for `request`, and enough positions for every row to be as long as the longest."""
-        reading = [one for r in self._long for one in r.requests]
-        rows = len(self._rows) + len(reading) + len(joining) + 1
-        longest = max(self._rows.longest, *(one.most_tokens for one in (request, *reading, *joining)))
+        others = [*self._being_read, *joining]
+        rows = len(self._rows) + len(others) + 1
+        longest = max(self._rows.longest, *(one.most_tokens for one in (request, *others)))
         fits = rows * min(longest, self.base.context) <= self._cache_tokens
         return rows <= self.slots and (fits or rows == 1)
 
@@ -218,24 +265,20 @@ class Decoder:
 
     def _read_piece(self, reading: _Reading, budget: int) -> list[Emission]:
         """Go on with a long prompt, which has a cache of its own until it is read."""
-        if reading.prefix:
-            reading.cache.write(0, reading.prefix.kept, length=reading.done)
-            reading.prefix = None
+        cache = reading.cache or self._cache_of([reading])
+        reading.cache = cache
         piece = reading.ids[reading.done : reading.done + budget]
-        states = self._states([piece], [reading.version], reading.cache, starts=[reading.done])
+        states = self._states([piece], [reading.version], cache, starts=[reading.done])
         reading.done += len(piece)
         if reading.left:
             return []
-        self._long.remove(reading)
-        return self._join([reading], states[:, -1], reading.cache)
+        self._long = None
+        return self._join([reading], states[:, -1], cache)
 
     def _read_together(self, together: Sequence[_Reading]) -> list[Emission]:
         if not together:
             return []
-        cache = SlotCache()
-        for at, reading in enumerate(together):
-            if reading.prefix:
-                cache.write(at, reading.prefix.kept, length=reading.done)
+        cache = self._cache_of(together)
         states = self._states(
             [reading.ids[reading.done :] for reading in together],
             [reading.version for reading in together],
@@ -244,6 +287,16 @@ class Decoder:
         )
         last = torch.tensor([reading.left - 1 for reading in together], device=states.device)
         return self._join(together, states[torch.arange(len(together), device=states.device), last], cache)
+
+    def _cache_of(self, readings: Sequence[_Reading]) -> SlotCache:
+        """Room for whole prompts, a row each, with the keys that they go on from."""
+        longest = max(len(reading.ids) for reading in readings)
+        cache = SlotCache(most=self.base.context, rows=len(readings), length=longest)
+        for at, reading in enumerate(readings):
+            if reading.prefix:
+                cache.write(at, reading.prefix.kept, length=reading.done)
+                reading.prefix = None
+        return cache
 
     def _join(self, read: Sequence[_Reading], states: Tensor, cache: SlotCache) -> list[Emission]:
         """Rows for all requests whose prompts were read into rows of `cache`; each gets its first id."""
@@ -254,10 +307,8 @@ class Decoder:
             for request in reading.requests:
                 self._rows.join(Row(request, self._text_of(request)), prompt)
                 whose.append(at)
-        logits = self.trunk.logits(states)[whose]
-        return self._add(
-            first, choose(logits, [Draw(row.request.sampling, 0) for row in list(self._rows)[first:]])
-        )
+        draws = [Draw(row.request.sampling, 0) for row in list(self._rows)[first:]]
+        return self._add(first, choose(self.trunk.logits(states)[whose], draws))
 
     # Every step
 
@@ -295,7 +346,7 @@ class Decoder:
         stops = (*request.sampling.stop, *renderer.stop_strings)
         return TextStream(renderer.decode, stops=stops, prefix=renderer.reply_prefix)
 
-    def _add(self, first: int, choices: Sequence[Choice]) -> list[Emission]:
+    def _add(self, first: int, choices: Sequence[Choice | None]) -> list[Emission]:
         """Give rows `first ..` their new ids; the ones that end leave, from the last backwards."""
         rows = list(self._rows)[first:]
         emissions = [self._advance(row, choice) for row, choice in zip(rows, choices, strict=True)]
@@ -304,10 +355,13 @@ class Decoder:
                 row = rows[at]
                 kept = self._rows.cache.read(first + at, length=row.position)
                 self.prefixes.keep(row.request.version, row.cached_ids, kept)
+            if emissions[at].is_last:
                 self._rows.leave(first + at)
         return emissions
 
-    def _advance(self, row: Row, choice: Choice) -> Emission:
+    def _advance(self, row: Row, choice: Choice | None) -> Emission:
+        if choice is None:  # this row's alone: others go on
+            return Emission(row.request.id, (), (), row.text.finish(), None, has_failed=True)
         row.ids.append(choice.token_id)
         sampling = row.request.sampling
         used = len(row.request.prompt_ids) + len(row.ids)

@@ -28,7 +28,8 @@ def generate_offline(
 ) -> list[Completed]:
     """All replies, in the order of the requests, which join in that order: the same bytes every time on one thread.
 
-    `on_progress` is called with (finished, all) whenever a reply ends.
+    `on_progress` is called with (finished, all) whenever a reply ends. Raises FloatingPointError when the policy gives
+    a row without a finite probability.
     """
     assert decoder.running + decoder.waiting == 0, "a decoder that works offline serves nobody else"
     assert len({request.id for request in requests}) == len(requests), "ids are distinct"
@@ -39,6 +40,8 @@ def generate_offline(
     while not decoder.idle:
         for emission in decoder.step():
             parts[emission.id].append(emission)
+            if emission.has_failed:
+                raise FloatingPointError("the policy gave a row without a finite probability")
             if emission.finish_reason:
                 finished += 1
                 if on_progress:

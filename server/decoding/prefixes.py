@@ -34,6 +34,10 @@ class Prefixes:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def held_bytes(self) -> int:
+        return self._bytes
+
     def find(self, version: int, ids: tuple[int, ...]) -> Prefix | None:
         """The longest beginning of `ids` that is held; at least one id is left to read."""
         best, length = None, LEAST - 1

@@ -51,10 +51,11 @@ class Row:
 
 
 class Rows:
-    """Rows and their cache, always dense."""
+    """At most `slots` rows of at most `context` positions, and their cache, always dense."""
 
-    def __init__(self) -> None:
-        self.cache = SlotCache()
+    def __init__(self, *, slots: int, context: int) -> None:
+        self.slots, self.context = slots, context
+        self.cache = SlotCache(most=context)
         self._rows: list[Row] = []
 
     def __len__(self) -> int:
@@ -69,12 +70,17 @@ class Rows:
     @property
     def longest(self) -> int:
         """Positions that the row that may need most may come to need."""
-        return max((row.request.most_tokens for row in self._rows), default=0)
+        return max((min(row.request.most_tokens, self.context) for row in self._rows), default=0)
 
     def join(self, row: Row, prompt: Kept) -> None:
-        """`row` is the last one now; `prompt` holds its prompt's keys and values."""
-        self.cache.write(len(self._rows), prompt, length=len(row.request.prompt_ids))
+        """`row` is the last one now; `prompt` holds its prompt's keys and values.
+
+        Room is made for all that the rows may come to need, so that no step has to: nothing grows in mid-reply.
+        """
         self._rows.append(row)
+        rows = min(1 << (len(self._rows) - 1).bit_length(), self.slots)
+        self.cache.make_room(rows=rows, length=self.longest)
+        self.cache.write(len(self._rows) - 1, prompt, length=len(row.request.prompt_ids))
 
     def leave(self, at: int) -> None:
         """Row `at` is over."""
@@ -83,3 +89,5 @@ class Rows:
             self.cache.move(last, at, length=self._rows[last].position)
             self._rows[at] = self._rows[last]
         self._rows.pop()
+        if not self._rows:
+            self.cache = SlotCache(most=self.context)  # an idle engine holds no keys

@@ -23,6 +23,7 @@ class Trunk(Protocol):
 
     name: str
     """`stock` or `fused`, and `packed` when the weights are; for reports."""
+    base: Base
 
     def states(self, ids: Tensor, positions: Tensor, cache: SlotCache) -> Tensor:
         """Hidden states (B, L, H) of `ids` (B, L) at `positions` (B, L), for which `cache.begin` was called."""

@@ -7,12 +7,12 @@ call, never state of the engine; version 0 is the bare base.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 NOTHING_PROMISED: Mapping[str, int] = MappingProxyType({})
 
@@ -33,6 +33,10 @@ class Prompt:
     """A rendered conversation: ids that end where the reply begins."""
 
     token_ids: tuple[int, ...]
+
+
+Answered = tuple[Prompt, tuple[int, ...]]
+"""A prompt and the ids of a response to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,10 @@ class EngineStatus:
     running: int
     waiting: int
     detail: str = ""
+    rows: int = 0
+    """Replies that the decoder itself works on or holds back, by its own count; `running` is of promised places."""
+    held_bytes: int = 0
+    """Memory of its keys and values, those of finished replies included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +140,18 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop; running replies end as cancelled."""
+
+
+@runtime_checkable
+class ScoresMany(Protocol):
+    """What an engine adds to `Engine` that need not be asked for one response at a time."""
+
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item, in their order, as one piece of work that running replies hardly notice."""
+
+
+async def score_many(engine: Engine, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+    """`logprobs` of each item: in one call where the engine takes many, else one after the other."""
+    if isinstance(engine, ScoresMany):
+        return await engine.score_many(version, items)
+    return [await engine.logprobs(version, prompt, response) for prompt, response in items]

@@ -17,6 +17,7 @@ from typing import Any
 
 from server.engine.base import (
     NOTHING_PROMISED,
+    Answered,
     Delta,
     EngineStatus,
     FinishReason,
@@ -132,6 +133,10 @@ class EchoEngine:
         """The same made-up numbers that `generate` reported for these ids."""
         self._must_hold(version)
         return tuple(logprob(version, prompt.token_ids, response, at) for at in range(len(response)))
+
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item."""
+        return [await self.logprobs(version, prompt, response) for prompt, response in items]
 
     async def status(self) -> EngineStatus:
         """Ready until closed."""

@@ -23,10 +23,11 @@ from typing import TypeVar
 
 import torch
 
-from server.decoding import Decoder, DecodeRequest, Emission, Fitted, check, fit, score
+from server.decoding import Decoder, DecodeRequest, Emission, Fitted, Scoring, affordable_tokens, check, fit
 from server.engine import Served
 from server.engine.base import (
     NOTHING_PROMISED,
+    Answered,
     BaseIdentity,
     Delta,
     EngineStatus,
@@ -151,13 +152,18 @@ class LocalEngine:
 
     async def logprobs(self, version: int, prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:
         """Raw-policy log probability of each response id, in nats."""
-        self._must_answer(prompt, version)
-        if len(prompt.token_ids) + len(response) > self.base.context:
-            raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
+        return (await self.score_many(version, [(prompt, response)]))[0]
 
-        return await self._between_steps(
-            lambda: score(self._trunk, self._bank, version, prompt.token_ids, response)
-        )
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of many: read together, a piece between any two steps."""
+        for prompt, response in items:
+            self._must_answer(prompt, version)
+            if len(prompt.token_ids) + len(response) > self.base.context:
+                raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
+        scoring = Scoring(self._trunk, self._bank, version, [(p.token_ids, r) for p, r in items])
+        while not scoring.is_over:
+            await self._between_steps(scoring.step)
+        return scoring.found
 
     async def status(self) -> EngineStatus:
         """Read from counters; never waits for a step."""
@@ -170,6 +176,8 @@ class LocalEngine:
             running=min(taken, running),
             waiting=max(taken - running, 0),
             detail="closed" if self._closing else self._trouble,
+            rows=self._decoder.running + self._decoder.waiting,
+            held_bytes=self._decoder.held_bytes,
         )
 
     async def close(self) -> None:
@@ -274,9 +282,9 @@ class LocalEngine:
                 if not seat.begun:
                     seat.begun = True
                     self._places.begin(seat.who)
-                if emission.finish_reason:
+                if emission.is_last:
                     self._give_back(emission.id)
-                batches[seat.channel.loop].append((seat.channel, _delta(emission, seat.index)))
+                batches[seat.channel.loop].append((seat.channel, _told(emission, seat.index)))
         for loop, batch in batches.items():
             _wake(loop, batch)
 
@@ -350,7 +358,7 @@ def local_engine(settings: Settings) -> Served:
         fitted,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
-        cache_tokens=settings.cache_tokens,
+        cache_tokens=settings.cache_tokens or affordable_tokens(base.model.config, base.dtype, base.device),
         prefix_bytes=settings.prefix_mib * 2**20,
     )
     dtype = str(base.dtype).removeprefix("torch.")
@@ -358,7 +366,11 @@ def local_engine(settings: Settings) -> Served:
     return Served(engine, base.renderer, identity)
 
 
-def _delta(emission: Emission, index: int) -> Delta:
+def _told(emission: Emission, index: int) -> Delta | HoneError:
+    if emission.has_failed:
+        return Unavailable(
+            "the policy gave no finite probability", code="engine_failed", retry_after=HEAL_SECONDS
+        )
     return Delta(
         emission.text,
         emission.token_ids,

@@ -23,6 +23,7 @@ from server.checkpoint import base_id_of, check_servable, hash_base, locate, rea
 from server.engine import Served
 from server.engine.base import (
     NOTHING_PROMISED,
+    Answered,
     BaseIdentity,
     Delta,
     EngineStatus,
@@ -151,10 +152,8 @@ class VllmEngine:
         finally:
             self._uses[version] -= 1
 
-    async def score_many(
-        self, version: int, items: Sequence[tuple[Prompt, tuple[int, ...]]]
-    ) -> list[tuple[float, ...]]:
-        """`logprobs` of each prompt and response, in their order; a few at a time."""
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item, a few at a time."""
         places = asyncio.Semaphore(SCORES_AT_ONCE)
 
         async def score(prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:

@@ -413,7 +413,7 @@ def test_vllm_servers_are_named_one_by_one_or_with_commas(
     words: list[str], variable: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("server.doctor.examine", lambda settings: seen.append(settings) or [])
+    monkeypatch.setattr("server.doctor.examine", lambda settings, **_: seen.append(settings) or [])
     if variable:
         monkeypatch.setenv("HONE_VLLM_URL", variable)
     assert hone("doctor", "--engine", "vllm", *words).exit_code == 0

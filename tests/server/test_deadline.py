@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,10 @@ from server.decoding import fit
 from server.engine import Served
 from server.engine.base import BaseIdentity, Prompt, Sampling
 from server.engine.local import LocalEngine
+from server.store import conversations
 from tests.fakes import tiny_llama
 from tests.server.live import LiveServer, ask, wait_until
+from tests.server.publishing import publish
 from tests.server.test_chat import ScriptedEngine, comparison_state, replies
 from tests.server.test_stopping import Talk, served
 
@@ -55,6 +59,42 @@ def test_a_stream_without_a_word_is_504(tmp_path: Path, engine: ScriptedEngine) 
     with LiveServer(tmp_path, served=served(engine), reply_seconds=0.05) as server:
         late = Talk(server, stream=True).ended()
     assert (late.status, late.answer["error"]["code"]) == (504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_time_that_opening_takes_counts_too(
+    own: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """A version that is loaded for one request held it for as long as its server said nothing."""
+
+    async def silent(*_: Any) -> None:
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(engine, "load", silent)
+    version = publish(own.store, own.settings)
+    began = time.monotonic()
+    late = Talk(own, model=f"default@{version}", stream=stream).ended()
+    assert time.monotonic() - began < 5
+    assert (late.status, late.answer["error"]["code"]) == (504, "deadline_exceeded")
+    assert replies(own) == []
+    engine.words = 3
+    assert Talk(own).ended().status == 200
+
+
+def test_a_turn_that_the_record_opens_too_late_does_not_seem_to_go_on(
+    own: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.02)
+    real = conversations.open_turn
+
+    def slow(*args: Any, **values: Any) -> Any:
+        time.sleep(0.9)
+        return real(*args, **values)
+
+    monkeypatch.setattr("server.store.conversations.open_turn", slow)
+    late = Talk(own).ended()
+    assert (late.status, late.answer["error"]["code"]) == (504, "deadline_exceeded")
+    wait_until(lambda: [row.state for row in replies(own)] == ["interrupted"])
 
 
 def test_a_reply_in_time_hears_nothing_of_it(own: LiveServer, engine: ScriptedEngine) -> None:

@@ -1,6 +1,8 @@
 """A server that was asked to end: what runs goes on, nothing new begins, nothing is lost."""
 
+import asyncio
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from server.errors import Unavailable
 from server.store import conversations
 from server.store.tables import FeedbackEvent, Reply
 from tests.server.live import LiveServer, ask, wait_until
+from tests.server.publishing import publish
 from tests.server.test_chat import ScriptedEngine, comparison_state, replies
 
 
@@ -200,17 +203,60 @@ def test_a_request_that_was_let_in_before_is_answered(
     assert [row.state for row in replies(patient)] == ["done"]
 
 
-def test_a_request_that_is_let_in_and_begins_after_the_limit_is_cut(
+def test_a_request_that_is_let_in_and_not_begun_by_the_limit_is_refused_and_leaves_nothing(
     tmp_path: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.words = 1000
     with LiveServer(tmp_path, served=served(engine), grace_seconds=0.1) as server:
         rendering = slow_rendering(server, monkeypatch, seconds=0.7)
         late = Talk(server)
         assert rendering.wait(5)
         server.stop()
         assert (late.ended().status, late.answer["error"]["code"]) == (503, "stopping")
-        assert [row.state for row in replies(server)] == ["cancelled"]
+        assert replies(server) == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engine_that_falls_silent_while_it_loads_does_not_keep_the_server(
+    tmp_path: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """Neither by the load itself nor by taking back what may have been loaded: it kept it for minutes."""
+    loading = threading.Event()
+
+    async def silent(*_: Any) -> None:
+        loading.set()
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(engine, "load", silent)
+    monkeypatch.setattr(engine, "unload", silent)
+    with LiveServer(tmp_path, served=served(engine), grace_seconds=0.2) as server:
+        version = publish(server.store, server.settings)
+        late = Talk(server, model=f"default@{version}", stream=stream)
+        assert loading.wait(5)
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 5
+        assert (late.ended().status, late.answer["error"]["code"]) == (503, "stopping")
+        assert replies(server) == []
+
+
+def test_a_turn_that_is_given_up_while_its_rows_are_written_leaves_none_that_seems_to_go_on(
+    tmp_path: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, writing = conversations.open_turn, threading.Event()
+
+    def slow(*args: Any, **values: Any) -> Any:
+        writing.set()
+        time.sleep(0.7)
+        return real(*args, **values)
+
+    monkeypatch.setattr("server.store.conversations.open_turn", slow)
+    with LiveServer(tmp_path, served=served(engine), grace_seconds=0.1) as server:
+        late = Talk(server, candidates=2, stream=True)
+        assert writing.wait(5)
+        server.stop()
+        assert (late.ended().status, late.answer["error"]["code"]) == (503, "stopping")
+        assert [row.state for row in replies(server)] == ["interrupted"] * 2
+        assert comparison_state(server) == "void"
 
 
 def slow_rendering(server: LiveServer, monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> threading.Event:
@@ -250,20 +296,78 @@ def test_a_reply_that_waits_for_the_record_is_offered_once_more_at_the_end(
     assert (before.state, after.state, after.text) == ("streaming", "done", "w0s0 w1s0 w2s0 ")
 
 
-def test_an_end_that_the_record_never_takes_does_not_keep_the_server(
-    tmp_path: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(session: Any, **values: Any) -> None:
-        raise Unavailable("The database cannot be reached.", code="database_unavailable")
+def away(session: Any, **values: Any) -> None:
+    raise Unavailable("The database cannot be reached.", code="database_unavailable")
 
+
+def test_an_end_that_the_record_never_takes_is_logged_and_uses_up_no_grace(
+    patient: LiveServer,
+    engine: ScriptedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setattr("server.store.conversations.finish_reply", away)
     engine.words = 3
-    with LiveServer(tmp_path, served=served(engine), grace_seconds=0.2) as server:
-        with server.client() as client:
-            assert client.post("/v1/chat/completions", json=ask()).status_code == 503
-        began = time.monotonic()
-        server.stop()
-        assert time.monotonic() - began < 5
+    with patient.client() as client:
+        refused = client.post("/v1/chat/completions", json=ask())
+    assert refused.status_code == 503
+    began = time.monotonic()
+    patient.stop()
+    assert time.monotonic() - began < 5
+    (lost,) = [record for record in caplog.records if "lost" in record.message]
+    (row,) = replies(patient)
+    assert (lost.levelname, lost.__dict__["turn"]) == ("ERROR", row.turn_id)
+
+
+def test_a_reply_is_offered_for_as_long_as_others_are_written(
+    patient: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that comes back during the drain finds it; giving it up as the drain begins would lose it."""
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.05)
+    real, is_back = conversations.finish_reply, threading.Event()
+
+    def sometimes(session: Any, **values: Any) -> None:
+        (real if is_back.is_set() else away)(session, **values)
+
+    monkeypatch.setattr("server.store.conversations.finish_reply", sometimes)
+    with patient.client() as client:
+        engine.words = 3
+        assert client.post("/v1/chat/completions", json=ask()).status_code == 503
+    engine.words, engine.pace = 30, 0.05
+    running = Talk(patient, stream=True)
+    wait_for_words(running)
+    patient.signal()
+    time.sleep(0.3)
+    is_back.set()
+    wait_until(lambda: sorted(row.state for row in replies(patient)) == ["done", "streaming"])
+    assert running.thread.is_alive()
+    running.ended()
+    patient.stop()
+    assert [row.state for row in replies(patient)] == ["done"] * 2
+
+
+def test_a_signal_after_the_cut_ends_the_process_whatever_still_goes_on(
+    tmp_path: Path, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ending = conversations.finish_reply, threading.Event()
+
+    def slow(session: Any, **values: Any) -> None:
+        ending.set()
+        time.sleep(1)
+        real(session, **values)
+
+    monkeypatch.setattr("server.store.conversations.finish_reply", slow)
+    insisted: list[int] = []
+    engine.words = 1000
+    with LiveServer(tmp_path, served=served(engine), grace_seconds=30) as server:
+        server.server.on_insist = insisted.append
+        wait_for_words(Talk(server, stream=True))
+        server.signal()
+        server.signal()
+        assert ending.wait(5)
+        assert insisted == []
+        server.signal()
+        assert insisted == [signal.SIGTERM]
 
 
 def test_the_learner_is_told_at_the_first_word_and_hurried_at_the_second(

@@ -21,12 +21,14 @@ def main() -> int:
     verbs.add_parser("page", description="write docs/benchmarks.md from the lines")
     peers = verbs.add_parser("prepare", description=venvs.__doc__)
     peers.add_argument("names", nargs="+", choices=[*venvs.PREPARE])
+    peers.add_argument(
+        "--where-possible", action="store_true", help="without a package index: skip, and say so"
+    )
     options = parser.parse_args()
     if options.verb == "page":
         page.write()
     elif options.verb == "prepare":
-        for name in options.names:
-            print(venvs.prepare(name))
+        return venvs.main(options.names, where_possible=options.where_possible)
     else:
         return BENCHES[options.verb].main(options)
     return 0

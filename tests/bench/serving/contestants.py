@@ -49,6 +49,8 @@ class Server(Protocol):
     watch: Watch
     command: str
     version: str
+    may_end_early: bool
+    """Whether a reply may end before its limit: then not everybody did the same work."""
 
     async def run(self, job: Job) -> list[Stream]: ...
 
@@ -74,6 +76,7 @@ class OverHttp:
     """Names that a request may carry, asked for in turn by the clients."""
     key: str = ""
     extra: Body = field(default_factory=dict)
+    may_end_early: bool = False
 
     def body(self, policy: str, content: str, new_tokens: int) -> Body:
         asked = {"messages": [{"role": "user", "content": content}], "max_tokens": new_tokens}
@@ -95,16 +98,18 @@ class OverHttp:
 
 
 WITH_USAGE: Body = {"stream_options": {"include_usage": True}}
+SAMPLED: Body = {"temperature": 0.7, "top_p": 0.9}
 
 
 class Hone:
     """`hone serve`, without a learner, the adapters as published versions that requests name."""
 
-    name = "hone"
-
-    def __init__(self, *, keep_resident: int | None = None, **settings: str) -> None:
+    def __init__(
+        self, *, keep_resident: int | None = None, is_sampled: bool = False, **settings: str
+    ) -> None:
         """All adapters stay loaded unless told otherwise; `settings` are more of `HONE_*`."""
-        self.keep_resident, self.settings = keep_resident, settings
+        self.name = "hone-sampled" if is_sampled else "hone"
+        self.keep_resident, self.is_sampled, self.settings = keep_resident, is_sampled, settings
 
     def start(self, setup: Setup) -> OverHttp:
         from tests.bench.serving.installation import installed
@@ -135,7 +140,8 @@ class Hone:
             ending=hone,
             policies=[f"default@{i + 1}" for i in range(setup.adapters)] or ["default"],
             key=hone.key,
-            extra=WITH_USAGE | {"metadata": {"hone_train": "false"}},
+            extra=WITH_USAGE | {"metadata": {"hone_train": "false"}} | (SAMPLED if self.is_sampled else {}),
+            may_end_early=self.is_sampled,
         )
 
 
@@ -249,6 +255,7 @@ class InProcess:
     def __init__(self, shape: Shape, process: Process, *, version: str) -> None:
         self.shape, self.process, self.version = shape, process, version
         self.watch: Watch = process
+        self.may_end_early = False
         self.command = shown(process.command)
 
     def _line(self) -> str:
@@ -317,7 +324,15 @@ def version_of(python: Path, distribution: str) -> str:
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    one.name: one for one in (Hone(), Transformers(), Transformers(continuous=False), Vllm(), LlamaCpp())
+    one.name: one
+    for one in (
+        Hone(),
+        Hone(is_sampled=True),
+        Transformers(),
+        Transformers(continuous=False),
+        Vllm(),
+        LlamaCpp(),
+    )
 }
 NOT_BY_DEFAULT = {"transformers-default"}
 """So slow with many streams that it is measured only when asked for."""

@@ -56,13 +56,15 @@ def figures(streams: Sequence[Stream], cost: Cost) -> dict[str, Any]:
     }
 
 
-def complaints(streams: Sequence[Stream], *, prompt_tokens: int, new_tokens: int) -> list[str]:
+def complaints(
+    streams: Sequence[Stream], *, prompt_tokens: int, new_tokens: int, may_end_early: bool = False
+) -> list[str]:
     """Why these streams are no measurement: a figure counts only when everybody did exactly the same work."""
     found = [one.error for one in streams if one.error]
     for one in streams:
         if one.error:
             continue
-        if one.tokens != new_tokens:
+        if one.tokens != new_tokens and not (may_end_early and 0 < one.tokens < new_tokens):
             found.append(f"{one.tokens} new tokens instead of {new_tokens}")
         elif one.prompt_tokens not in (None, prompt_tokens):
             found.append(f"a prompt of {one.prompt_tokens} tokens instead of {prompt_tokens}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench.serving import record, table
+from tests.bench.serving import bars, record, table
 from tests.bench.serving.record import Line
 from tests.bench.serving.table import DASH, cell, median, number, row
 
@@ -33,7 +33,7 @@ def text(folder: Path = record.FOLDER) -> str:
         "What the API adds": ("overhead", overhead),
         "Soak": ("soak", soak),
     }
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, "\n".join(["## What was asked for", "", *asked_for(folder)])]
     for title, (bench, write) in sections.items():
         lines = record.read(bench, folder)
         rows = write(lines) if lines else [NOTHING]
@@ -64,6 +64,17 @@ def of_newest_code(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line["code"] == lines[-1]["code"]]
 
 
+def asked_for(folder: Path) -> list[str]:
+    """Every bar with what was measured of it."""
+    head = ["what", "asked", "measured", "holds"]
+    rows = [row(head), row(["---"] * len(head))]
+    for bench, judge in bars.JUDGES.items():
+        lines = record.read(bench, folder)
+        mine = table.newest(lines) if bench == "throughput" else of_newest_code(lines)
+        rows += [row([bar.what, bar.asked, bar.measured, bar.verdict]) for bar in judge(mine)]
+    return rows
+
+
 def throughput(lines: Sequence[Line]) -> list[str]:
     found = table.newest(lines)
     rows = [origin(found)]
@@ -88,7 +99,7 @@ def figures(lines: Sequence[Line], columns: dict[str, str], results: dict[str, s
         if not record.is_measured(line):
             rows.append(row([*own, cell(table.why(line)), *[""] * (len(results) - 1)]))
             continue
-        rows.append(row([*own, *(shown(line["result"][name]) for name in results.values())]))
+        rows.append(row([*own, *(shown(line["result"].get(name)) for name in results.values())]))
     return rows
 
 
@@ -114,7 +125,12 @@ def swap(lines: Sequence[Line]) -> list[str]:
         "first token ms, steady": "first_token_steady_p50_ms",
         "from disk to first token ms": "disk_to_first_token_p50_ms",
         "from memory to first token ms": "memory_to_first_token_p50_ms",
+        "replies scored again": "rescored_replies",
+        "nats off, mean": "rescore_mean",
+        "at most": "rescore_max",
+        "another version, mean": "other_version_mean",
         "MiB before moves": "rss_steady_mib",
+        "once all versions came": "rss_early_mib",
         "MiB after": "rss_after_mib",
     }
     return [origin(mine), "", *figures(mine, columns, results)]
@@ -158,6 +174,7 @@ def soak(lines: Sequence[Line]) -> list[str]:
         "open files": "files",
         "threads": "threads",
         "MiB": "rss_mib",
+        "of keys and values": "held_mib",
         "what is not right": "lacks",
     }
     return [origin(mine), "", *figures(mine, columns, results)]

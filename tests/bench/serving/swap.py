@@ -1,11 +1,12 @@
 """Versions promoted and rolled back under load: who notices, and how soon the new one speaks.
 
-    python -m tests.bench.serving swap --models M --dtype bfloat16 --streams 32 --moves 20
+    python -m tests.bench.serving swap --models M --dtype bfloat16 --streams 32 --moves 100
 
 Streams run all the time, first undisturbed, then while the champion changes. Only one version beside the champion stays
 loaded, and each promotion is of another version than the last four: so every promotion reads its adapter from disk,
 and every rollback finds its version in memory. A request sent as soon as a move is answered tells when the new version
-speaks; every version is known by the mark that it leaves on its chunks.
+speaks; every version is known by the mark that it leaves on its chunks. Afterwards every stored reply is scored again
+under the version that it names.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.bench.serving import page, record
+from tests.bench.serving import page, record, shapes
 from tests.bench.serving.clients import Body, Stream, Wire
 from tests.bench.serving.contestants import Hone, OverHttp, Setup
 from tests.bench.serving.measures import gaps, milliseconds
 from tests.bench.serving.processes import Cores
+from tests.bench.serving.rescore import rescored
 from tests.bench.serving.shapes import SHAPES
 from tests.bench.serving.throughput import words
 from tests.prove.swap import SWAP_WINDOW
@@ -60,13 +62,17 @@ class Seen:
     marks: dict[int, str] = field(default_factory=dict)
     steady_from: float = 0.0
     steady_until: float = 0.0
+    rss_steady: float = 0.0
+    """MiB before the first move …"""
+    rss_early: float = 0.0
+    """… and once every version has been promoted: from then on it must not grow."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", type=words, default=["M"])
-    parser.add_argument("--dtype", type=words, default=["bfloat16"])
+    parser.add_argument("--models", type=words, default=["S", "M"])
+    parser.add_argument("--dtype", type=words, default=["float32", "bfloat16"])
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--moves", type=int, default=20, help="promotions and rollbacks together")
+    parser.add_argument("--moves", type=int, default=100, help="promotions and rollbacks together")
     parser.add_argument("--steady", type=float, default=30.0, help="seconds before the first move")
     parser.add_argument("--tokens", type=int, default=64)
 
@@ -94,18 +100,26 @@ def measured(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
     server = Hone(keep_resident=1).start(setup)
     try:
         before = server.watch.rss_mib()
-        seen, rss = asyncio.run(run(server, setup, options))
-        return figures(seen) | {
-            "rss_idle_mib": round(before),
-            "rss_steady_mib": round(rss),
-            "rss_after_mib": round(server.watch.rss_mib()),
-        }
+        seen = asyncio.run(run(server, setup, options))
+        after = server.watch.rss_mib()
     finally:
         server.stop()
+    again = rescored(setup.folder / "data", model=shapes.made(setup.shape), dtype=setup.dtype)
+    return figures(seen) | again | memory(seen, before=before, after=after)
 
 
-async def run(server: OverHttp, setup: Setup, options: argparse.Namespace) -> tuple[Seen, float]:
-    """Learn the marks, let the streams run, move; the memory while nothing moved yet beside what was seen."""
+def memory(seen: Seen, *, before: float, after: float) -> dict[str, Any]:
+    return {
+        "rss_idle_mib": round(before),
+        "rss_steady_mib": round(seen.rss_steady),
+        "rss_early_mib": round(seen.rss_early),
+        "rss_after_mib": round(after),
+        "rss_growth": round(after / seen.rss_early - 1, 4),
+    }
+
+
+async def run(server: OverHttp, setup: Setup, options: argparse.Namespace) -> Seen:
+    """Learn the marks, let the streams run, move."""
     seen, stop = Seen(), asyncio.Event()
     prober = Wire(server.url, key=server.key)
     for version in range(VERSIONS + 1):
@@ -121,16 +135,18 @@ async def run(server: OverHttp, setup: Setup, options: argparse.Namespace) -> tu
     await asyncio.sleep(options.steady / 3)  # until the streams' joining is no longer in step
     seen.steady_from = time.perf_counter()
     await asyncio.sleep(options.steady)
-    seen.steady_until, rss = time.perf_counter(), server.watch.rss_mib()
+    seen.steady_until, seen.rss_steady = time.perf_counter(), server.watch.rss_mib()
     for number in range(options.moves):
         # 1, back to 0, 2, back to 0 …: the version of each promotion was last used long ago.
         version = 0 if number % 2 else 1 + number // 2 % VERSIONS
         seen.moves.append(await move(server, prober, seen, version=version))
         await asyncio.sleep(PAUSE)
+        if number < 2 * VERSIONS:
+            seen.rss_early = server.watch.rss_mib()
     stop.set()
     await asyncio.gather(*clients)
     await prober.close()
-    return seen, rss
+    return seen
 
 
 async def stream_until(

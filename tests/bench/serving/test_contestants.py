@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.bench.serving import contestants
-from tests.bench.serving.contestants import CONTESTANTS, Job, OverHttp, Setup
+from tests.bench.serving.contestants import CONTESTANTS, Hone, Job, OverHttp, Setup
 from tests.bench.serving.processes import CannotRun, Cores
 from tests.bench.serving.shapes import S
 
@@ -49,6 +49,14 @@ def test_everybody_is_asked_for_the_same_work(monkeypatch: pytest.MonkeyPatch) -
         True,
         True,
     )
+
+
+def test_the_sampled_contestant_draws_and_all_others_are_greedy() -> None:
+    server = OverHttp("http://x", None, "", "", None, extra=contestants.SAMPLED)  # type: ignore[arg-type]
+    body = server.body("default", "hello", 64)
+    assert (body["temperature"], body["top_p"]) == (0.7, 0.9)
+    sampled = [one.name for one in CONTESTANTS.values() if isinstance(one, Hone) and one.is_sampled]
+    assert sampled == ["hone-sampled"]
 
 
 @pytest.mark.parametrize(("name", "adapters"), [("transformers", 1), ("llamacpp", 4)])

@@ -1,10 +1,20 @@
 """The page is made from the lines, and says so when there are none."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from server.engine.base import EngineStatus
+from server.engine.echo import EchoEngine
 from tests.bench.serving import overhead, page, record, soak, swap
 from tests.bench.serving.clients import Stream
+from tests.bench.serving.contestants import OverHttp
+from tests.bench.serving.processes import Watch
+from tests.server.live import LiveServer
+from tests.server.test_app import echo
 
 ORIGIN = {"code": "a", "commit": "b", "machine": "2 cores", "at": "2026-01-02T00:00:00+00:00"}
 
@@ -55,6 +65,12 @@ def test_swap_figures_of_moments_written_by_hand() -> None:
     )
 
 
+def test_memory_grows_from_when_every_version_had_come() -> None:
+    seen = swap.Seen(rss_steady=100.0, rss_early=200.0)
+    found = swap.memory(seen, before=90.0, after=210.0)
+    assert (found["rss_steady_mib"], found["rss_after_mib"], found["rss_growth"]) == (100, 210, 0.05)
+
+
 def test_a_soak_says_what_is_not_right() -> None:
     good = {
         "errors": 0,
@@ -62,6 +78,7 @@ def test_a_soak_says_what_is_not_right() -> None:
         "still_open": {},
         "still_leased": [],
         "files": [20, 20],
+        "threads": [9, 8],
         "rss_growth": 0.01,
     }
     assert soak.lacks(good) == []
@@ -71,10 +88,31 @@ def test_a_soak_says_what_is_not_right() -> None:
         ({"still_open": {"running": 1}}, "put away"),
         ({"still_leased": ["default@2"]}, "default@2"),
         ({"files": [20, 21]}, "open files"),
+        ({"threads": [8, 9]}, "threads: 8 before, 9 after"),
         ({"rss_growth": 0.06}, "memory grew"),
     ]:
         (lacking,) = soak.lacks(good | change)
         assert word in lacking
+
+
+def test_a_slot_that_the_decoder_keeps_is_not_put_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All places were given back, and one row was decoded for nobody: `/readyz` knew nothing of it."""
+    monkeypatch.setattr(soak, "SETTLING", 0.0)
+
+    class Leaking(EchoEngine):
+        async def status(self) -> EngineStatus:
+            return replace(await super().status(), rows=1, held_bytes=2**20)
+
+    with LiveServer(tmp_path, served=echo()._replace(engine=Leaking())) as server:
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        asked = OverHttp(server.url, Watch(os.getpid()), "", "", ending=None)  # type: ignore[arg-type]
+        holding, left = soak.at_rest(asked)
+        monkeypatch.undo()
+    assert left == {"rows": 1}
+    assert holding.held_mib == 1.0
+    assert holding.threads > 1
 
 
 def test_refusals_of_a_flood_are_no_errors() -> None:

