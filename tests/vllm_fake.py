@@ -77,8 +77,8 @@ class FakeVllm:
         """It takes connections and says nothing, as a process that is stopped."""
         self.load_hangs = False
         """Reading an adapter takes for ever; all else goes on."""
-        self.load_refusal = ""
-        """What it says to every adapter that it is to load."""
+        self.load_refusal, self.load_status = "", 500
+        """What it says to every adapter that it is to load, and with which status: older versions say 400."""
         self.unload_refusal = ""
         """What it says to every adapter that it is to unload."""
         self.off_by = 0.0
@@ -213,7 +213,7 @@ class FakeVllm:
             return error(500, "LoRA is not enabled. Use --enable-lora to enable LoRA.")
         await until(lambda: not self.load_hangs, patience=600)
         if self.load_refusal:
-            return error(500, self.load_refusal)
+            return error(self.load_status, self.load_refusal)
         if not await asyncio.to_thread(Path(path).is_dir):
             return error(404, f"Loading lora {name} failed: No adapter found for {path}")
         if (rank := await asyncio.to_thread(_rank, Path(path))) > self.max_rank:

@@ -86,7 +86,9 @@ class Member:
         self._base = ""
         self._is_up = False
         """What its last word on its own health was."""
-        self._misses = self._silences = 0
+        self._misses = self._silences = self._botched = 0
+        """Questions for its health in vain, those to which nothing was said, and attempts to bring it up to date; each
+        one after the other."""
         self._undropped: dict[int, Retry] = {}
         self._mending: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()  # greeting, loading and unloading, one at a time
@@ -118,13 +120,18 @@ class Member:
             await self.replica.health()  # before anything else is waited for: a load may take minutes
         except HoneError as error:
             self._is_up = False
+            self._misses += 1
             self._silences = self._silences + 1 if isinstance(error, Lost) and error.silent else 0
-            self._missed(error)
+            self._missed(error, times=self._misses)
             if self._silences >= SILENT_AFTER:
                 self.replica.break_off()
             self.seen.set()
             return
-        self._is_up, self._silences = True, 0
+        except Exception as error:
+            self._broke(error)
+            self.seen.set()
+            return
+        self._is_up, self._misses, self._silences = True, 0, 0
         if self._mending is None or self._mending.done():
             self._mending = asyncio.create_task(self._mend())
         await asyncio.wait([self._mending], timeout=BESIDE_SECONDS)
@@ -141,12 +148,9 @@ class Member:
 
     async def drop(self) -> None:
         """Unload what was brought here and is wanted no more. What cannot be unloaded now is tried at a later look."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(
-                ANSWER_SECONDS
-            ):  # a slow load on one server holds up no swap on the others
-                async with self._lock:
-                    await self._drop()
+        with suppress(TimeoutError):  # a slow load on one server holds up no swap on the others
+            async with asyncio.timeout(ANSWER_SECONDS), self._lock:
+                await self._drop()
 
     async def close(self) -> None:
         """Take no more, and break off what is read."""
@@ -162,22 +166,27 @@ class Member:
             log.warning("vLLM on %s is away: %s", self.replica.name, why)
         self.well, self.trouble = False, why
 
-    def _missed(self, error: HoneError) -> None:
-        """One look was in vain. A single slow answer takes no server away."""
-        self._misses += 1
+    def _missed(self, error: HoneError, *, times: int) -> None:
+        """A look was in vain, so many times in a row. A single slow answer takes no server away."""
         is_slow = isinstance(error, Lost) and error.reached
-        if not is_slow or self._misses >= AWAY_AFTER or not self.well:
+        if not is_slow or times >= AWAY_AFTER or not self.well:
             self.is_away(error.message)
+
+    def _broke(self, error: Exception) -> None:
+        """The edge of the watch: whatever is wrong is said, and looked at again."""
+        log.error("looking at vLLM on %s failed", self.replica.name, exc_info=error)
+        self._is_up = False
+        self.is_away(f"{type(error).__name__}: {error}")
 
     async def _mend(self) -> None:
         try:
             async with self._lock:
                 await self._bring_up_to_date()
         except HoneError as error:
-            self._missed(error)
-        except Exception as error:  # the edge of the watch: whatever is wrong is said, and looked at again
-            log.exception("looking at vLLM on %s failed", self.replica.name)
-            self.is_away(f"{type(error).__name__}: {error}")
+            self._botched += 1
+            self._missed(error, times=self._botched)
+        except Exception as error:
+            self._broke(error)
         finally:
             self.seen.set()
 
@@ -196,7 +205,7 @@ class Member:
         if not self.well:
             names = ", ".join(map(name_of, sorted(self.held))) or "no adapters"
             log.info("vLLM on %s is well, with %s", self.replica.name, names)
-        self.well, self.trouble, self._misses = True, "", 0
+        self.well, self.trouble, self._botched = True, "", 0
 
     async def _recognise(self, listing: Listing) -> None:
         """Keep what it still lists of what it held. One that may have been restarted is greeted and checked anew."""

@@ -86,6 +86,20 @@ async def test_only_silence_without_a_break_counts(endless: LocalEngine) -> None
                 assert member._silences == 0
 
 
+async def test_whatever_goes_wrong_in_a_look_is_said_and_looked_at_again(
+    endless: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeVllm(endless) as server:
+        async with over(server) as engine:
+            (member,) = engine._fleet.members
+            for part in ("health", "listing"):
+                with monkeypatch.context() as broken:
+                    broken.setattr(member.replica, part, None)
+                    await until(lambda: "TypeError" in engine._fleet.detail)
+                await until(lambda: member.well)
+            assert await reply(engine)
+
+
 async def test_a_slow_load_hides_nothing_of_its_health(endless: LocalEngine, folder: Path) -> None:
     with FakeVllm(endless) as server:
         async with over(server) as engine:

@@ -61,8 +61,10 @@ async def test_what_the_server_is_to_blame_for_rejects_no_adapter(
     server: FakeVllm, replica: Replica, says: str, mend: str
 ) -> None:
     server.load_refusal = f"Call to add_lora method failed: {says}"
-    with pytest.raises(Unavailable, match=mend):
-        await replica.load("hone-v000001", "/adapters/v000001")
+    for status in (500, 400):
+        server.load_status = status
+        with pytest.raises(Unavailable, match=mend):
+            await replica.load("hone-v000001", "/adapters/v000001")
 
 
 @pytest.mark.parametrize(
