@@ -30,6 +30,7 @@ from learner.judge import (
     best_checkpoint,
     budget_faults,
     fit_judge,
+    gains,
     gate,
     prefer,
     signal,
@@ -90,11 +91,13 @@ def assess(
     texts = [prompt for prompt in dict.fromkeys(selection + decisive) if len(prompt) > 1]
     table: list[dict[str, float]] = []
     fits: list[bool] = []
+    gained: list[torch.Tensor] = []
     for i, candidate in enumerate(candidates):
         if check:
             check()
         new = court.answers(selection, candidate.path, CANDIDATE)
         opinion = prefer(judge, new.features, old.features, config.gate, prompts=selection)
+        gained.append(gains(judge, new.features, old.features, prompts=selection))
         perplexity = court.perplexity_ratio(candidate.path, texts[:SELECTION_PROMPTS])
         fits.append(not budget_faults(new.behaviour, old.behaviour, bare, perplexity, config.gate))
         table.append(
@@ -111,7 +114,7 @@ def assess(
         )
         if progress:
             progress((i + 1) / (len(candidates) + 2), table[-1])
-    best = best_checkpoint([row["judge_gain"] for row in table], fits)
+    best = best_checkpoint(gained, fits)
     evidence = court.evidence(
         found, judge, candidates[best].path, champion, decisive, selection, texts=texts
     )  # fmt: skip

@@ -46,7 +46,7 @@ class Scope:
     until: datetime
     """When the cycle was asked for: turns begun later give no prompts, and no vote is newer than this."""
     salt: str
-    """Decides which users train and which judge."""
+    """Draws the older prompts that are replayed."""
     template_hash: str
     """Turns rendered by another template or tokenizer mean something else as ids: left out."""
 
@@ -73,7 +73,7 @@ def collect(session: Session, *, scope: Scope, config: CollectConfig) -> Dataset
     """Everything that one cycle learns from, votes in the order of `seq`. Raises nothing of its own."""
     counts: Counter[str] = Counter()
     votes = deque(_eligible(session, scope, counts), maxlen=config.max_votes)
-    voters = _Voters(session, salt=scope.salt, judge_share=config.judge_share)
+    voters = _Voters(session, segment=scope.segment, judge_share=config.judge_share)
     found: list[tuple[Vote, Comparison | Thumb]] = []
     for batch in _batches(votes, BATCH):
         voters.meet(vote.user_id for vote in batch)
@@ -167,15 +167,17 @@ def _label(vote: Vote, examples: list[Example], voter: Voter) -> Comparison | Th
 class _Voters(dict[str, Voter]):
     """Voters met so far, looked up a batch at a time."""
 
-    def __init__(self, session: Session, *, salt: str, judge_share: float) -> None:
+    def __init__(self, session: Session, *, segment: str, judge_share: float) -> None:
         super().__init__()
         self._session = session
-        self._salt = salt
+        self._segment = segment
         self._judge_share = judge_share
 
     def meet(self, user_ids: Iterable[str]) -> None:
-        for row in _rows(self._session, t.EndUser, col(t.EndUser.id), set(user_ids) - self.keys()):
-            role = feedback.role_of(row.voice, salt=self._salt, judge_share=self._judge_share)
+        strangers = set(user_ids) - self.keys()
+        numbers = feedback.numbers_of(self._session, segment=self._segment, user_ids=strangers)
+        for row in _rows(self._session, t.EndUser, col(t.EndUser.id), strangers):
+            role = feedback.role_of(numbers.get(row.id), judge_share=self._judge_share)
             self[row.id] = Voter(row.voice, Role(role))
 
 

@@ -67,7 +67,10 @@ class RewardConfig(_Group):
     weight_decay: float = 0.01
     """Decoupled decay of adapters and heads."""
     probe_l2: float = 5.0
-    """Precision of the zero-mean prior on the heads' first fit, made on features of the bare base."""
+    """Precision of the prior on the heads' first fit, made on features of the bare base."""
+    fluency: float = 0.2
+    """What a score gains, before any vote, by a standard deviation of a response's mean and of its least log
+    probability under the bare base: few votes fall on slips, and what the base hardly writes often is one."""
     adapt_from: int = 2000
     """Picks and thumbs of the training users from which members get adapters; with fewer they are linear heads."""
     max_epochs: int = 2
@@ -96,7 +99,7 @@ class PpoConfig(_Group):
     """Rank of the policy adapter."""
     alpha: int = 32
     """LoRA scale numerator of the policy adapter."""
-    steps: int = 30
+    steps: int = 40
     """Rollout batches per cycle."""
     rollouts: int = 128
     """Episodes per step."""

@@ -218,8 +218,7 @@ class Duty:
                 champion=adapters.serving_version(session, asked.segment),
                 since=cycles.learner_state(session, asked.segment).watermark,
                 through=feedback.newest_seq(session),
-                # The same salt for all cycles of a segment: who judges one never trained another.
-                config={**config.to_dict(), "salt": f"roles of {asked.segment}"},
+                config={**config.to_dict(), "salt": f"replay of {asked.segment}"},
             )
             return row, adapters.ensure_segment(session, asked.segment).rollout
 

@@ -266,14 +266,39 @@ def _wins(gap: Tensor) -> Tensor:
     return torch.where(gap == 0, 0.5, (gap > 0).float())
 
 
-def best_checkpoint(gains: Sequence[float], fits: Sequence[bool]) -> int:
-    """The checkpoint that the judge likes best among those within the budgets, the earlier of equals.
+def gains(judge: Judge, candidate: Tensor, champion: Tensor, *, prompts: Sequence[Hashable]) -> Tensor:
+    """What a candidate gains in the eyes of the judge and of each of its refits, by prompt: (1 + refits, P).
 
-    Past the peak the reward model's opinion goes on rising while people's falls. A linear judge may miss the peak:
-    it follows the reward model out of the base's range; the budgets do not. With none within, the earliest.
+    Arguments as of `prefer`; in standard deviations of the champion's replies.
+    """
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    index = torch.tensor([place[prompt] for prompt in prompts])
+    rows = []
+    for fit in (judge.fit, *judge.refits):
+        theirs = fit.score(champion)
+        gap = (fit.score(candidate) - theirs) / theirs.std(unbiased=False).clamp(min=1e-6)
+        rows.append(torch.bincount(index, weights=gap.double()) / torch.bincount(index))
+    return torch.stack(rows)
+
+
+def best_checkpoint(gained: Sequence[Tensor], fits: Sequence[bool]) -> int:
+    """The latest checkpoint within the budgets that is not clearly past the peak.
+
+    `gained`: of each checkpoint what `gains` says. Past the peak the reward model's opinion goes on rising while
+    people's falls, and there the judge's falls by more than one standard error, over its users and over prompts. Before
+    that its ups and downs are mostly noise: a few people judge, and what PPO has learnt since was learnt from more. A
+    linear judge may miss the peak, following the reward model out of the base's range; the budgets do not. With no
+    checkpoint within them, the earliest.
     """
     allowed = [i for i, fit in enumerate(fits) if fit] or [0]
-    return max(allowed, key=lambda i: (gains[i], -i))
+    peak = max(allowed, key=lambda i: float(gained[i][0].mean()))
+
+    def is_past(i: int) -> bool:
+        lost = gained[peak] - gained[i]
+        errors = lost.mean(dim=1)[1:].std(), lost[0].std() / math.sqrt(lost.shape[1])
+        return float(lost[0].mean()) > math.hypot(*(float(error.nan_to_num()) for error in errors))
+
+    return max(i for i in allowed if not is_past(i))
 
 
 def gate(evidence: Evidence, config: GateConfig) -> Verdict:

@@ -188,19 +188,22 @@ def fit_linear(
     l2: float,
     intercept_sd: float,
     scale: Tensor | None = None,
+    expected: Tensor | None = None,
 ) -> LinearFit:
-    """The most probable linear scores for these votes: a zero-mean normal prior on the weights.
+    """The most probable linear scores for these votes: a normal prior on the weights.
 
     `features`: (N, F), one row for each example, standardised here. `scale`: (F,) relative to which a weight's prior
     has precision `l2`; without it 1/√F for all, so that a score's prior variance does not depend on how many
-    features there are. LBFGS from zero: deterministic, milliseconds.
+    features there are. `expected`: (F,) what a standard deviation of each feature moves a score before any vote, the
+    prior's mean; zero without it. LBFGS from there: deterministic, milliseconds.
     """
     mean = features.mean(dim=0)
     sd = features.std(dim=0, unbiased=False)
     sd = torch.where(sd > 1e-6, sd, torch.full_like(sd, torch.inf))  # a constant feature says nothing
     scale = torch.full_like(mean, features.shape[1] ** -0.5) if scale is None else scale
     x = (features - mean) / sd * scale
-    weights = torch.zeros(features.shape[1], requires_grad=True)
+    prior_mean = torch.zeros_like(mean) if expected is None else expected / scale
+    weights = prior_mean.clone().requires_grad_()
     manners = Manners(users, intercept_sd=intercept_sd)
     optimiser = torch.optim.LBFGS(
         [weights, *manners.parameters()],
@@ -214,7 +217,7 @@ def fit_linear(
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = negative_log_likelihood(manners, x @ weights, votes)
-        loss = loss + 0.5 * l2 * (weights**2).sum() + manners.prior()
+        loss = loss + 0.5 * l2 * ((weights - prior_mean) ** 2).sum() + manners.prior()
         loss.backward()
         return loss
 

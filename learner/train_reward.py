@@ -34,7 +34,7 @@ from learner.likelihood import (
     tabulate,
 )
 from server.modeling import Pair, new_adapter, pad_rows, use_adapter
-from server.scoring import CodeBook, Head, RewardModel, feature_scale, features, fixed_count
+from server.scoring import CodeBook, Head, RewardModel, feature_scale, features, fixed_count, fluency
 
 Progress = Callable[[float, dict[str, float]], None]
 """Called with the share done and what is worth showing."""
@@ -184,6 +184,7 @@ def _start(table: VoteTable, bare: Tensor, votes: Votes, config: RewardConfig, s
         l2=config.probe_l2,
         intercept_sd=config.intercept_sd,
         scale=scale,
+        expected=config.fluency * fluency(bare.shape[1]),
     )
     return _Start(_head_of(fit), fit.manners, votes)
 

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     """`auto` takes CUDA when it is there, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Weights' type while serving; `auto` is float32 on the CPU and bfloat16 on CUDA and in vLLM."""
+    """Weights' type; `auto` is bfloat16 on CUDA, in vLLM, and for large weights on a CPU that multiplies in it."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of the engine; 0 lets torch choose."""
     max_running: int = Field(default=32, ge=1)

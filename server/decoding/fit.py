@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LENGTHS = (13, 8)
 """Of the probe's two rows."""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 FIRST = 7
 """Ids that are read of both before the rest."""
 
@@ -44,23 +45,34 @@ def fit(load: Callable[[], Base], *, fastest: bool = True) -> Fitted:
     """The base that `load` gives, with its trunk. Raises SetupError when not even the stock trunk is exact."""
     base = load()
     expected = says(base)
-    ways = list(_ways(base)) if fastest else [_stock]
-    for make in ways:
-        try:
-            trunk, bank = make(base)
-            check(base, trunk, bank, expected)
-        except (SetupError, *STRANGE) as error:
-            if make is ways[-1]:
-                raise
-            log.warning("%s: %s; a slower way is taken", base.base_id, error)
-            base = load()
-        else:
-            log.info("the forward is %s", trunk.name)
-            return Fitted(base, trunk, bank, expected)
-    raise AssertionError("the last way returns or raises")
+    *faster, last = _ways(base) if fastest else [_stock]
+    for make in faster:
+        found = _try(make, base, expected)
+        if isinstance(found, Fitted):
+            return found
+        log.warning("%s: %s; a slower way is taken", base.base_id, found)
+        del base  # one copy in memory at a time
+        base = load()
+    return _fitted(last, base, expected)
 
 
 Way = Callable[[Base], tuple[Trunk, AdapterBank]]
+
+
+def _try(make: Way, base: Base, expected: Tensor) -> Fitted | str:
+    """What `make` gives, or what is wrong with it: an exception would keep the base alive in its traceback."""
+    try:
+        return _fitted(make, base, expected)
+    except (SetupError, *STRANGE) as error:
+        return str(error)
+
+
+def _fitted(make: Way, base: Base, expected: Tensor) -> Fitted:
+    """Raises SetupError unless it says what is expected."""
+    trunk, bank = make(base)
+    check(base, trunk, bank, expected)
+    log.info("the forward is %s", trunk.name)
+    return Fitted(base, trunk, bank, expected)
 
 
 def _ways(base: Base) -> Iterator[Way]:
@@ -130,6 +142,11 @@ def check(base: Base, trunk: Trunk, bank: AdapterBank | None, expected: Tensor) 
         said = trunk.logits(last[:, 0])
     except STRANGE as error:
         raise unsupported(base.model, f"cannot be run step by step ({error})") from error
-    tolerance = 1e-3 if base.dtype == torch.float32 else 0.5
-    if said.shape != expected.shape or not torch.allclose(said, expected, rtol=0.02, atol=tolerance):
+    if said.shape != expected.shape or not _is_close(said, expected, TOLERANCE[base.dtype]):
         raise unsupported(base.model, f"says something else when its forward is {trunk.name}")
+
+
+def _is_close(said: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether logits differ by no more than `tolerance` of their own spread on average, and by ten times it at most."""
+    error, spread = (said - expected).abs(), expected.std()
+    return bool(error.mean() <= tolerance * spread) and bool(error.max() <= 10 * tolerance * spread)

@@ -10,6 +10,7 @@ from server.scoring.features import (
     feature_scale,
     features,
     fixed_count,
+    fluency,
     make_code_book,
 )
 from server.scoring.reward_model import CARD, HEADS, Head, RewardModel, Scores
@@ -30,6 +31,7 @@ __all__ = [
     "feature_scale",
     "features",
     "fixed_count",
+    "fluency",
     "make_code_book",
     "sizes",
 ]

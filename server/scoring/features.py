@@ -91,6 +91,13 @@ def plain_prefixes(logprobs: Tensor, rows: Rows) -> Tensor:
     return functional.pad(torch.stack(running, dim=2), (0, 0, 1, 0))
 
 
+def fluency(count: int) -> Tensor:
+    """1 for each of `count` features that says how likely the bare base finds a response, 0 for all others: (F,)."""
+    share = torch.zeros(count)
+    share[-(PLAIN - 1) :] = 1.0
+    return share
+
+
 def feature_scale(count: int, book: CodeBook) -> Tensor:
     """How much each of `count` features may move a score, a priori: (F,), for a prior on weights of unit precision.
 

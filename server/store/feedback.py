@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, exists, insert, or_, tuple_, update
+from sqlalchemy import String, bindparam, delete, exists, func, insert, or_, tuple_, update
 from sqlalchemy import select as sa_select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
@@ -27,6 +27,7 @@ from server.store.live import (
     live_on_turn,
     live_votes,
     newest_seq,
+    numbers_of,
     role_of,
     used_in,
 )
@@ -39,12 +40,13 @@ from server.store.tables import (
     IdempotentAnswer,
     Reply,
     Turn,
+    Voter,
 )
 
 __all__ = [
     "LABELS", "LiveVote", "NewFeedback", "Receipt", "Use", "append", "count_live_votes", "forget_answers",
-    "idempotent", "list_feedback", "live_on_turn", "live_votes", "newest_seq", "receipt", "retract", "role_of",
-    "shown", "used_in",
+    "idempotent", "list_feedback", "live_on_turn", "live_votes", "newest_seq", "numbers_of", "receipt", "retract",
+    "role_of", "shown", "used_in",
 ]  # fmt: skip
 PICKS = frozenset({"first", "second", "tie", "both_bad", "skip"})
 THUMBS = frozenset({"up", "down"})
@@ -112,6 +114,19 @@ _COUNT = (
     .returning(col(Counter.value))
 )
 _INSERT = insert(FeedbackEvent)
+_HAS_VOTED = sa_select(col(Voter.number)).where(
+    col(Voter.segment) == bindparam("segment"), col(Voter.user_id) == bindparam("user_id")
+)
+_FIRST_VOTE = insert(Voter).from_select(
+    ["segment", "user_id", "number"],
+    sa_select(
+        bindparam("segment", type_=String),
+        col(EndUser.id),
+        sa_select(func.coalesce(func.max(Voter.number) + 1, 0))
+        .where(col(Voter.segment) == bindparam("segment"))
+        .scalar_subquery(),
+    ).where(col(EndUser.id) == bindparam("user_id"), col(EndUser.anonymous).is_(False)),
+)
 
 
 def append(session: Session, *, client_id: str, user_id: str | None, body: NewFeedback) -> Receipt:
@@ -320,6 +335,10 @@ def _add(session: Session, target: Target, body: NewFeedback) -> Receipt:
             "created_at": moment,
         },
     )
+    if body.kind in LABELS:
+        whose = {"segment": target.segment, "user_id": target.user_id}
+        if connection.execute(_HAS_VOTED, whose).first() is None:
+            connection.execute(_FIRST_VOTE, whose)
     return Receipt(event_id, body.kind, "counted", None, moment)
 
 

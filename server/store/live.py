@@ -6,8 +6,8 @@ for: what was read once reads the same for ever. Knows nothing of how events are
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from server.store.tables import Adapter, Comparison, Cycle, EndUser, FeedbackEvent, Reply, Turn
+from server.store.tables import Adapter, Comparison, Cycle, FeedbackEvent, Reply, Turn, Voter
 
 LABELS = ("pick", "thumb")
 """The kinds that a cycle learns from."""
 READ_BY = ("promoted", "published", "refused")
 """States of a cycle that read its votes to the end; dry runs and failures leave no trace on a receipt."""
+ROUNDING = 1e-9
+"""A third three times is 1, however a third is written down."""
 NEWEST = 2**62
 """A `seq` that no event reaches."""
 
@@ -102,10 +104,24 @@ def live_on_turn(session: Session, *, turn_id: str) -> list[FeedbackEvent]:
     return list(session.exec(query.order_by(col(FeedbackEvent.seq))))
 
 
-def role_of(voice: str, *, salt: str, judge_share: float) -> str:
-    """`train` or `judge`: which half of a cycle hears this voice. The same for the same salt, on any machine."""
-    digest = hashlib.sha256(f"{salt}\n{voice}".encode()).digest()
-    return "judge" if int.from_bytes(digest[:8], "big") / 2**64 < judge_share else "train"
+def role_of(number: int | None, *, judge_share: float) -> str:
+    """`train` or `judge`: which half of a cycle hears the voice that came to vote after `number` others.
+
+    Of three in a row the third judges, for a share of a third: a toss for each of two dozen would leave anything from
+    one judge to thirteen. It never changes, so who judges one cycle never trained another. Who has no number trains.
+    """
+    if number is None:
+        return "train"
+    before, after = (math.floor(n * judge_share + ROUNDING) for n in (number, number + 1))
+    return "judge" if after > before else "train"
+
+
+def numbers_of(session: Session, *, segment: str, user_ids: Iterable[str]) -> dict[str, int]:
+    """How many had voted in the segment before each of these did; without those who have not, or have no name."""
+    query = select(Voter.user_id, Voter.number).where(
+        Voter.segment == segment, col(Voter.user_id).in_(list(user_ids))
+    )
+    return dict(session.exec(query).all())
 
 
 def used_in(session: Session, event: FeedbackEvent) -> Iterator[Use]:
@@ -122,11 +138,10 @@ def used_in(session: Session, event: FeedbackEvent) -> Iterator[Use]:
         )
         .order_by(col(Cycle.through), col(Cycle.id))
     )
-    voice = session.get_one(EndUser, event.user_id).voice
+    number = numbers_of(session, segment=event.segment, user_ids=[event.user_id]).get(event.user_id)
     for cycle in cycles:
         if _was_read(session, event, cycle) and not _beyond_cap(session, event, cycle):
-            salt, judge_share = cycle.config["salt"], cycle.config["collect"]["judge_share"]
-            role = role_of(voice, salt=str(salt), judge_share=float(judge_share))
+            role = role_of(number, judge_share=float(cycle.config["collect"]["judge_share"]))
             yield Use(cycle.id, cycle.version, role)
 
 

@@ -216,6 +216,14 @@ class FeedbackEvent(Table, table=True):
     )
 
 
+class Voter(Table, table=True):
+    """Somebody who has voted in a segment, and how many had before. From this follows whether they train or judge."""
+
+    segment: str = Field(primary_key=True)
+    user_id: str = Field(primary_key=True, foreign_key="end_user.id")
+    number: int
+
+
 class IdempotentAnswer(Table, table=True):
     """The first answer to an `Idempotency-Key`, kept so that a retry gets it again."""
 

@@ -170,10 +170,7 @@ def test_a_user_either_trains_or_judges_and_stays_on_that_side(record: Record) -
     for label in (*found.comparisons, *found.thumbs, *found.prompts):
         roles.setdefault(label.user, set()).add(label.role)
     assert all(len(role) == 1 for role in roles.values())
-    assert {role for held in roles.values() for role in held} == {Role.TRAIN, Role.JUDGE}
-    assert all(
-        role == {Role(feedback.role_of(user, salt="salt", judge_share=1 / 3))} for user, role in roles.items()
-    )
+    assert list(roles.values()).count({Role.JUDGE}) == 40 // 3
 
 
 def test_anonymous_voters_of_a_client_share_one_voice(record: Record) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from safetensors import SafetensorError
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from learner import steps, workdir
 from learner.cycle import FULL, Step, finite, in_words, run_cycle
@@ -323,6 +323,7 @@ def test_voters_without_names_are_too_few_to_judge_each_other(
     )
     monkeypatch.setattr(Work, "base", lambda work: base)
     house.store.write(lambda s: s.execute(update(t.EndUser).values(anonymous=True)).rowcount)
+    house.store.write(lambda s: s.execute(delete(t.Voter)).rowcount)
     ended = house.once(steps=replaced("collect", steps.collect))
     reason = "the votes come from 1 person, too few to keep some of them for judging"
     assert (ended.state, ended.reason) == ("refused", reason)

@@ -18,6 +18,7 @@ from learner.judge import (
     check_signal,
     expected_calibration_error,
     fit_judge,
+    gains,
     gate,
     prefer,
     signal,
@@ -229,11 +230,43 @@ def test_a_proxy_that_claims_far_more_than_the_judge_sees_raises_the_alarm() -> 
     assert "claims a gain of 4.0 sd" in verdict.reasons[-1]
 
 
-def test_the_best_checkpoint_lies_at_the_peak_and_within_the_budget() -> None:
-    assert best_checkpoint([0.1, 0.9, 0.4], [True] * 3) == 1
-    assert best_checkpoint([0.1, 0.4, 0.9], [True, True, False]) == 1
-    assert best_checkpoint([0.5, 0.5], [True, True]) == 0
-    assert best_checkpoint([0.5, 0.9], [False, False]) == 0
+def gained(*means: float, between_users: float = 0.0, between_prompts: float = 0.0) -> list[Tensor]:
+    """Of each checkpoint what a judge and 20 refits say on 64 prompts: these means, this far apart."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one(mean: float) -> Tensor:
+        users = between_users * torch.randn(21, 1, generator=generator)
+        prompts = between_prompts * torch.randn(21, 64, generator=generator)
+        return mean + users - users[0] + prompts - prompts.mean(dim=1, keepdim=True)
+
+    return [one(mean) for mean in means]
+
+
+def test_the_checkpoint_is_the_last_before_a_clear_fall_within_the_budgets() -> None:
+    assert best_checkpoint(gained(0.1, 0.9, 0.4), [True] * 3) == 1
+    assert best_checkpoint(gained(0.1, 0.4, 0.9), [True, True, False]) == 1
+    assert best_checkpoint(gained(0.5, 0.5), [True, True]) == 1
+    assert best_checkpoint(gained(0.5, 0.9), [False, False]) == 0
+
+
+@pytest.mark.parametrize("noise", [{"between_users": 0.2}, {"between_prompts": 2.0}])
+def test_a_fall_that_may_be_noise_is_no_peak(noise: dict[str, float]) -> None:
+    assert best_checkpoint(gained(0.1, 0.7, 0.6, **noise), [True] * 3) == 2
+    assert best_checkpoint(gained(0.1, 2.7, 0.6, **noise), [True] * 3) == 1
+
+
+def test_gains_are_counted_by_prompt_in_the_champions_spread() -> None:
+    def fit(weight: float) -> LinearFit:
+        one = torch.ones(1)
+        return LinearFit(weight * one, 0 * one, one, Manners(1, intercept_sd=1.0))
+
+    judge = Judge(fit(3.0), (fit(-1.0), fit(3.0)))
+    champion, candidate = (
+        torch.tensor([[0.0], [2.0], [0.0], [2.0]]),
+        torch.tensor([[1.0], [3.0], [2.0], [2.0]]),
+    )
+    found = gains(judge, candidate, champion, prompts=["a", "b", "a", "b"])
+    assert found.tolist() == [[1.5, 0.5], [-1.5, -0.5], [1.5, 0.5]]
 
 
 def test_calibration_error_by_hand() -> None:

@@ -15,7 +15,8 @@ from server.modeling import new_adapter
 from server.scoring import make_code_book
 from tests.fakes import tiny_llama
 
-CONFIG = LearnerConfig.profile("tiny").reward
+CONFIG = replace(LearnerConfig.profile("tiny").reward, fluency=0.0)
+"""What a base of random weights finds likely says nothing about replies."""
 
 
 def reply(rng: random.Random, *, good: bool) -> tuple[int, ...]:
@@ -159,3 +160,18 @@ def test_constant_features_say_nothing() -> None:
     fit = fit_linear(torch.tensor([[1.0, 5.0], [-1.0, 5.0]]), found.votes, users=1, l2=1.0, intercept_sd=1.0)
     assert bool(torch.isfinite(fit.score(torch.tensor([[3.0, 99.0]]))).all())
     assert float(fit.score(torch.tensor([[3.0, 99.0]]))[0]) == float(fit.score(torch.tensor([[3.0, 5.0]]))[0])
+
+
+def test_what_is_expected_before_any_vote_stands_where_votes_say_nothing_and_yields_where_they_do() -> None:
+    expected = torch.tensor([0.3, 0.3])
+    features = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    features[:300, 0] = 0.0  # nobody voted on a reply that has any of it
+    thumbs = tuple(Thumb(Example((i,), (i,)), float(features[i, 1]) < 0, f"u{i % 8}") for i in range(300))
+    votes = table(thumbs=thumbs).votes
+    fit = fit_linear(features, votes, users=8, l2=5.0, intercept_sd=1.5, expected=expected)
+    assert float(fit.weights[0]) == pytest.approx(0.3, abs=0.02)
+    assert float(fit.weights[1]) < -0.5
+    before = fit_linear(
+        features, votes.weighted(torch.zeros(8)), users=8, l2=5.0, intercept_sd=1.5, expected=expected
+    )
+    assert before.weights.tolist() == pytest.approx(expected.tolist(), abs=1e-4)

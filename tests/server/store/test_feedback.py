@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from learner.collect import Scope, collect
 from learner.config import CollectConfig
@@ -15,7 +16,7 @@ from server.errors import Conflict, NotFound
 from server.store import adapters, conversations, cycles, feedback
 from server.store.feedback import NewFeedback
 from server.store.session import Store
-from server.store.tables import IdempotentAnswer
+from server.store.tables import EndUser, IdempotentAnswer
 from tests.server.store.conftest import Talk
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
@@ -268,11 +269,28 @@ def test_a_pick_on_a_pair_that_became_void_is_not_said_to_count(talk: Talk, stor
     assert talk.receipt(vote).status == "retracted"
 
 
-def test_a_user_keeps_its_role_under_one_salt_and_the_shares_hold() -> None:
-    roles = [feedback.role_of(f"user_{i}", salt="a", judge_share=1 / 3) for i in range(6000)]
-    assert roles == [feedback.role_of(f"user_{i}", salt="a", judge_share=1 / 3) for i in range(6000)]
-    assert abs(roles.count("judge") / 6000 - 1 / 3) < 0.03
-    assert roles != [feedback.role_of(f"user_{i}", salt="b", judge_share=1 / 3) for i in range(6000)]
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])
+def test_of_so_many_voters_just_the_share_judges(share: float) -> None:
+    roles = [feedback.role_of(number, judge_share=share) for number in range(3000)]
+    for count in range(1, 3001):
+        assert roles[:count].count("judge") == math.floor(count * share + 1e-6)
+    assert feedback.role_of(None, judge_share=share) == "train"
+
+
+def test_voters_are_numbered_once_in_the_order_of_their_first_votes(talk: Talk, store: Store) -> None:
+    bo, ada = talk.turn("bo"), talk.turn("ada")
+    talk.vote(ada.comparison_id, "first")
+    for target, value in ((bo.reply_ids[0], "up"), (ada.reply_ids[0], "down"), (bo.comparison_id, "tie")):
+        talk.vote(target, value)
+    talk.vote(talk.turn(None).comparison_id, "first")  # nobody knows who this is
+
+    def named(session: Session) -> dict[str, int]:
+        names = {row.id: row.name for row in session.exec(select(EndUser))}
+        found = feedback.numbers_of(session, segment="default", user_ids=names)
+        assert not feedback.numbers_of(session, segment="other", user_ids=names)
+        return {names[user_id]: number for user_id, number in found.items()}
+
+    assert store.read(named) == {"ada": 0, "bo": 1}
 
 
 def test_listing_pages_through_everything_once(talk: Talk, store: Store) -> None:

@@ -12,12 +12,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, select, text
 
 from server.errors import SetupError
 from server.store import migrate
-from server.store.session import open_store
-from server.store.tables import Table
+from server.store.session import Store, open_store
+from server.store.tables import EndUser, Table, Voter
 from tests.running import ROOT
 from tests.server.store.conftest import Talk
 
@@ -48,7 +48,7 @@ def test_an_empty_database_comes_to_head_and_back_and_the_tables_are_those_of_th
     assert migrate.is_empty(url)
     migrate.upgrade(url)
     migrate.upgrade(url)
-    assert migrate.check(url) == "2026_11_21_first_tables"
+    assert migrate.check(url) == "2026_11_22_voters"
     engine = create_engine(url)
     with engine.connect() as connection:
         assert (
@@ -63,6 +63,25 @@ def test_an_empty_database_comes_to_head_and_back_and_the_tables_are_those_of_th
     engine.dispose()
     migrate.upgrade(url)
     migrate.check(url)
+
+
+def test_voters_of_before_are_numbered_in_the_order_of_their_first_votes(store: Store, talk: Talk) -> None:
+    replies = {name: talk.turn(name).reply_ids[0] for name in ("cy", "bo", "ada", "lurker", None)}
+    for name in ("bo", "ada", "bo", None, "cy"):
+        talk.vote(replies[name], "up")
+
+    def numbers() -> dict[str, int]:
+        query = select(EndUser.name, Voter.number).join(Voter)
+        return store.read(lambda s: dict(s.execute(query).all()))
+
+    before = numbers()
+    assert before == {"bo": 0, "ada": 1, "cy": 2}
+    engine = create_engine(store.url)
+    with engine.begin() as connection:
+        command.downgrade(migrate.config(connection), "2026_11_21_first_tables")
+    engine.dispose()
+    migrate.upgrade(store.url)
+    assert numbers() == before
 
 
 @pytest.mark.parametrize("statements", [1, 2, 8, 30])
