@@ -37,6 +37,8 @@ def check_vllm(settings: Settings) -> Iterator[Finding]:
                 base_url=url.rstrip("/").removesuffix("/v1"),
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=PATIENCE_SECONDS,
+                trust_env=False,  # as the engine asks them: past any proxy
+                verify=httpx.create_ssl_context() if url.startswith("https:") else False,
             ) as client:
                 yield from _check_server(client, settings)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -22,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from server.engine.base import Delta, Prompt, Sampling
+from server.engine.base import Delta, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
 from server.engine.replica import Replica
 from server.engine.vllm import AdaptersSeen, VllmEngine
@@ -51,11 +52,13 @@ class FakeVllm:
         takes_adapters: bool = True,
         has_lora: bool = True,
         logprobs: str = "raw_logprobs",
+        max_rank: int = 16,
     ) -> None:
         self.truth = truth
         self.key = key
         self.context = context or truth.base.context
         self.takes_adapters, self.has_lora, self.logprobs = takes_adapters, has_lora, logprobs
+        self.max_rank = max_rank
         self.base = "/models/tiny"
         self.adapters: dict[str, str] = {}
         self.said: list[tuple[str, Any]] = []
@@ -68,12 +71,32 @@ class FakeVllm:
         self.is_vllm = True
         self.failures: list[int] = []
         """Statuses with which the next completions fail."""
+        self.full = 0
+        """The status with which it refuses completions because its queue is full."""
+        self.hangs = False
+        """It takes connections and says nothing, as a process that is stopped."""
+        self.load_hangs = False
+        """Reading an adapter takes for ever; all else goes on."""
+        self.load_refusal, self.load_status = "", 500
+        """What it says to every adapter that it is to load, and with which status: older versions say 400."""
+        self.unload_refusal = ""
+        """What it says to every adapter that it is to unload."""
+        self.off_by = 0.0
+        """Nats by which its adapters score otherwise than they should."""
+        self.scoring = self.most_scoring = 0
+        """Prompts that are scored now, and at most at once until now."""
         self.cut_after: int | None = None
         """Events after which a stream breaks off."""
         self.stall_after: int | None = None
         """Events after which a stream falls silent."""
+        self.ends_after: tuple[int, bytes] | None = None
+        """Events after which a stream comes to an end before its time, with these bytes and `[DONE]`."""
         self.pause = 0.0
         """Seconds between two events."""
+        self.burst = 1
+        """Tokens in one event."""
+        self.counts_tokens = False
+        """Whether a stream's last event tells the usage, with no choices (`--enable-force-include-usage`)."""
         self._socket = bound(0)
         self.port = int(self._socket.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
@@ -147,13 +170,18 @@ class FakeVllm:
     # --- its routes ----------------------------------------------------------------------------------------
 
     async def _health(self, _: Request) -> Response:
+        await self._answers()
         return Response(status_code=self.health)
 
     async def _metrics(self, _: Request) -> Response:
         lora = "# TYPE vllm:lora_requests_info gauge\n" if self.has_lora else ""
         return PlainTextResponse(f"vllm:num_requests_running 0.0\n{lora}")
 
+    async def _answers(self) -> None:
+        await until(lambda: not self.hangs, patience=600)
+
     async def _models(self, request: Request) -> Response:
+        await self._answers()
         if refused := self._refused(request):
             return refused
         if not self.is_vllm:
@@ -183,8 +211,14 @@ class FakeVllm:
                               "place, set 'load_inplace' to True.")  # fmt: skip
         if not self.has_lora:
             return error(500, "LoRA is not enabled. Use --enable-lora to enable LoRA.")
+        await until(lambda: not self.load_hangs, patience=600)
+        if self.load_refusal:
+            return error(self.load_status, self.load_refusal)
         if not await asyncio.to_thread(Path(path).is_dir):
             return error(404, f"Loading lora {name} failed: No adapter found for {path}")
+        if (rank := await asyncio.to_thread(_rank, Path(path))) > self.max_rank:
+            return error(500, f"Call to add_lora method failed: LoRA rank {rank} is greater than max_lora_rank "
+                              f"{self.max_rank}.")  # fmt: skip
         try:
             await self.truth.load(_number(path), Path(path))
         except HoneError as refusal:
@@ -197,11 +231,14 @@ class FakeVllm:
             return refused
         name = (await request.json())["lora_name"]
         self.said.append(("unload", name))
+        if self.unload_refusal and name in self.adapters:
+            return error(500, self.unload_refusal)
         if self.adapters.pop(name, None) is None:
             return error(404, f"The lora adapter '{name}' cannot be found.")
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def _completions(self, request: Request) -> Response:
+        await self._answers()
         if refused := self._refused(request):
             return refused
         body = await request.json()
@@ -209,6 +246,8 @@ class FakeVllm:
             body.get("model") == self.base and not body.get("stream")
         )
         self.said.append(("greet" if is_greeting else "draw" if body.get("stream") else "score", body))
+        if not is_greeting and self.full:
+            return error(self.full, "The queue is full.")
         if not is_greeting and self.failures:
             return error(self.failures.pop(0), "EngineCore encountered an issue.")
         assert body.keys() <= FIELDS, body.keys() - FIELDS
@@ -223,12 +262,18 @@ class FakeVllm:
         if not body.get("stream"):
             return await self._score(version, body["prompt"])
         assert body["return_tokens_as_token_ids"]
+        # The truth stops by itself; the real server would stop at nothing that it was not told.
+        assert is_greeting or set(body["stop_token_ids"]) >= self.truth.base.renderer.stop_ids
         return StreamingResponse(self._stream(version, body), media_type="text/event-stream")
 
     async def _score(self, version: int, ids: list[int]) -> Response:
+        self.scoring += 1
+        self.most_scoring = max(self.most_scoring, self.scoring)
+        await asyncio.sleep(self.pause)
         values = await self.truth.logprobs(version, Prompt(tuple(ids[:1])), tuple(ids[1:]))
+        self.scoring -= 1
         told = [
-            {str(i): {"logprob": value, "rank": 1, "decoded_token": "x"}}
+            {str(i): {"logprob": value + (self.off_by if version else 0), "rank": 1, "decoded_token": "x"}}
             for i, value in zip(ids[1:], values, strict=True)
         ]
         rows = [None, *told]
@@ -237,6 +282,32 @@ class FakeVllm:
         )
 
     async def _stream(self, version: int, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        events = 0
+        whole = False
+        is_drawing = "top_p" in body
+        try:
+            async with aclosing(cast(Any, self._drawn(version, body))) as deltas:
+                async for delta in deltas:
+                    if events == self.cut_after and is_drawing:
+                        raise ConnectionAbortedError("the server died")
+                    if events == self.stall_after and is_drawing:
+                        await asyncio.sleep(600)
+                    if self.ends_after and events == self.ends_after[0] and is_drawing:
+                        yield self.ends_after[1]
+                        break
+                    await self._answers()
+                    await asyncio.sleep(self.pause)
+                    yield event({"object": "text_completion", "choices": [self._choice(delta, body)]})
+                    events += 1
+            whole = True
+            if self.counts_tokens:
+                yield event({"object": "text_completion", "choices": [], "usage": {"total_tokens": 1}})
+            yield b"data: [DONE]\n\n"
+        finally:
+            self.cancelled += not whole
+
+    async def _drawn(self, version: int, body: dict[str, Any]) -> AsyncIterator[Delta]:
+        """The truth's deltas, each reply ended by the ids that the request names, so many tokens at a time."""
         sampling = Sampling(
             temperature=body["temperature"],
             top_p=body.get("top_p", 1.0),
@@ -245,24 +316,22 @@ class FakeVllm:
             seed=body["seed"],
             top_logprobs=body["logprobs"],
         )
-        stream = self.truth.generate(Prompt(tuple(body["prompt"])), sampling, version, body.get("n", 1))
-        events = 0
-        whole = False
-        try:
-            async with aclosing(cast(Any, stream)) as deltas:
-                async for delta in deltas:
-                    if events == self.cut_after and "top_p" in body:
-                        raise ConnectionAbortedError("the server died")
-                    if events == self.stall_after and "top_p" in body:
-                        await asyncio.sleep(600)
-                    await asyncio.sleep(self.pause)
-                    event = {"object": "text_completion", "choices": [self._choice(delta, body)]}
-                    yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
-                    events += 1
-            whole = True
-            yield b"data: [DONE]\n\n"
-        finally:
-            self.cancelled += not whole
+        stops = set(body.get("stop_token_ids", ()))
+        going_on = set(range(body.get("n", 1)))
+        kept: dict[int, list[Delta]] = {}
+        stream = self.truth.generate(Prompt(tuple(body["prompt"])), sampling, version, len(going_on))
+        async with aclosing(cast(Any, stream)) as deltas:
+            async for delta in deltas:
+                if delta.index not in going_on:
+                    continue
+                held = kept.setdefault(delta.index, [])
+                held.append(ended(delta, stops))
+                if held[-1].finish_reason or sum(len(one.token_ids) for one in held) >= self.burst:
+                    yield joined(kept.pop(delta.index))
+                if held[-1].finish_reason:
+                    going_on.discard(delta.index)
+                if not going_on:
+                    return
 
     def _choice(self, delta: Delta, body: dict[str, Any]) -> dict[str, Any]:
         values = [self._reported(value, body["temperature"]) for value in delta.logprobs]
@@ -293,6 +362,45 @@ class FakeVllm:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return JSONResponse({"error": "Unauthorized"}, status_code=401)
         return None
+
+
+def ended(delta: Delta, stops: set[int]) -> Delta:
+    """A delta up to the first id that ends a reply."""
+    for at, token_id in enumerate(delta.token_ids, 1):
+        if token_id in stops:
+            return replace(
+                delta, token_ids=delta.token_ids[:at], logprobs=delta.logprobs[:at],
+                top_logprobs=delta.top_logprobs[:at], finish_reason=FinishReason.STOP,
+            )  # fmt: skip
+    return delta
+
+
+def joined(deltas: list[Delta]) -> Delta:
+    """Several deltas of one reply as one."""
+    return replace(
+        deltas[-1],
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(i for delta in deltas for i in delta.token_ids),
+        logprobs=tuple(value for delta in deltas for value in delta.logprobs),
+        top_logprobs=tuple(row for delta in deltas for row in delta.top_logprobs),
+    )
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """As vLLM writes server-sent events: all characters as they are."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def failure(code: int, kind: str = "InternalServerError") -> bytes:
+    """What vLLM sends when something goes wrong in a stream, whose status has long been 200."""
+    told = {"message": "EngineCore encountered an issue.", "type": kind, "param": None, "code": code}
+    return event({"error": told})
+
+
+ABORTED = event(
+    {"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "abort", "stop_reason": None}]}
+)
+"""How a reply ends that vLLM itself gave up."""
 
 
 def engine_over(
@@ -331,6 +439,11 @@ async def until(what: Callable[[], object], *, patience: float = 10) -> None:
     while not what():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
+
+
+def _rank(folder: Path) -> int:
+    config = folder / "adapter_config.json"
+    return int(json.loads(config.read_text())["r"]) if config.is_file() else 0
 
 
 _numbers: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """The vLLM servers behind one engine: which versions are wanted of all of them, and which server answers next.
 
     watch: look at each every two seconds, and at once when a request was refused or broke off
-    load:  wanted -> brought to each that is well -> visible when at least one holds it
+    load:  wanted -> brought to each that is well -> scored by each and compared -> visible
 
 Refuses to know vLLM's words (`replica`), what a server needs before it may answer (`member`) and text.
 """
@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from server.engine.greeting import Greeting
-from server.engine.member import Member
+from server.engine.greeting import Check, Greeting, agree, distance
+from server.engine.member import Member, Wanted, differs
 from server.engine.replica import AGAIN_SECONDS, Lacks, Lost, Replica
-from server.errors import AdapterRejected, HoneError, Unavailable
+from server.errors import AdapterRejected, Busy, HoneError, Unavailable
 from server.prompts import Renderer
 
 LOOK_SECONDS = 2.0
@@ -27,7 +27,7 @@ class Fleet:
     """Servers that all serve one base. Made inside of a running event loop, on which they are watched."""
 
     def __init__(self, replicas: Sequence[Replica], renderer: Renderer) -> None:
-        self._wanted: dict[int, str] = {}
+        self._wanted: dict[int, Wanted] = {}
         self._arriving: set[int] = set()
         greeting = Greeting(renderer)
         self.members = [Member(replica, wanted=self._wanted, greeting=greeting) for replica in replicas]
@@ -62,27 +62,48 @@ class Fleet:
             for look in looks:
                 look.cancel()
 
-    async def load(self, version: int, path: str) -> None:
-        """Bring a version to every server that is well; the others get it before they get requests.
+    async def load(self, version: int, path: str, check: Check) -> None:
+        """Bring a version to every server that is well and see that all of them mean the same by it.
 
-        Raises AdapterRejected when they refuse the adapter itself, Unavailable when none could take it.
+        One that cannot take it, or scores the check's text unlike the others, is set apart; one that is away gets it
+        before it gets requests. Raises AdapterRejected when all of them blame the adapter itself, Unavailable when
+        none took it, or when it cannot be told which of them is right.
         """
         await self.looked()
         async with self._loading:
             if version in self._wanted:
                 return
-            self._wanted[version] = path
+            self._wanted[version] = Wanted(path, check)
             self._arriving.add(version)
             try:
                 present = [member for member in self.members if member.well]
                 errors = await asyncio.gather(*(member.bring(version) for member in present))
-                if not any(member.holds(version) for member in present):
+                await self._compare(version)
+                if not any(member.holds(version) for member in self.members):
                     raise self._none_took(present, errors)
             except BaseException:
                 self._wanted.pop(version, None)
                 raise
             finally:
                 self._arriving.discard(version)
+
+    async def _compare(self, version: int) -> None:
+        """Settle what the version says of its text; who says otherwise is set apart, now and whenever it comes."""
+        wanted = self._wanted[version]
+        holders = [member for member in self.members if version in member.held]
+        if not holders:
+            return
+        agreed = wanted.check.settle([member.scores[version] for member in holders])
+        if agreed is None:
+            raise Unavailable(
+                f"the vLLM servers do not agree on v{version}, and half of them stand against the other half: "
+                "give all of them the same checkpoint, type and adapters",
+                retry_after=AGAIN_SECONDS,
+            )
+        wanted.agreed = agreed
+        for member in holders:
+            if not agree(member.scores[version], agreed):
+                await member.disown(version, differs(version, distance(member.scores[version], agreed)))
 
     async def unload(self, version: int) -> None:
         """Let go of a version everywhere; a server that is away now does so when it is back."""
@@ -107,7 +128,8 @@ class Fleet:
     async def _bring_to_one(self, fit: Sequence[Member], version: int) -> Member:
         """Restarted just now, or unloaded from by somebody: no need to wait for the next look."""
         for member in fit:
-            await member.bring(version)
+            if member.may_be_brought(version):
+                await member.bring(version)
             if member.holds(version):
                 return member
         raise self.nobody()
@@ -133,9 +155,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for member in self.members:
-            member.well, member.trouble = False, "closed"
-            await member.replica.close()
+        await asyncio.gather(*(member.close() for member in self.members))
 
     async def _watch(self, member: Member) -> None:
         while True:
@@ -152,29 +172,49 @@ class Fleet:
             await member.seen.wait()
 
     def _none_took(self, present: Sequence[Member], errors: Sequence[HoneError | None]) -> HoneError:
-        """Why nobody holds what was brought: the adapter's own fault, if anybody says so."""
+        """Why nobody holds what was brought: the adapter's own fault only when all who answered say so.
+
+        A rejection is for good, and one server's fault must not become the adapter's.
+        """
         if not present:
             return Unavailable(f"no vLLM server is well: {self.detail}", retry_after=AGAIN_SECONDS)
-        rejection = next((error for error in errors if isinstance(error, AdapterRejected)), None)
+        answers = [error for error in errors if not isinstance(error, Lost)]
+        rejections = [error for error in answers if isinstance(error, AdapterRejected)]
+        if rejections and len(rejections) == len(answers):
+            return rejections[0]
         says = "; ".join(f"{m.replica.name}: {e.message}" for m, e in zip(present, errors, strict=True) if e)
-        return rejection or Unavailable(f"no vLLM server took the adapter: {says}", retry_after=AGAIN_SECONDS)
+        return Unavailable(f"no vLLM server took the adapter: {says}", retry_after=AGAIN_SECONDS)
 
 
 class Attempts:
-    """One request's way from server to server, for as long as nobody has seen a token of it."""
+    """One request's way from server to server, for as long as nobody has seen a token of it.
 
-    def __init__(self, fleet: Fleet, version: int) -> None:
+    `most_broken`: how many servers it may have brought down before it is given up.
+    """
+
+    def __init__(self, fleet: Fleet, version: int, *, most_broken: int) -> None:
         self._fleet = fleet
         self._version = version
+        self._most_broken = most_broken
         self._avoid: list[Member] = []
         self._broken = self._lacking = 0
+        self._full: Busy | None = None
 
     async def next(self) -> Member:
-        """Where to try now. Raises Unavailable when nobody is left."""
-        return await self._fleet.choose(self._version, avoid=self._avoid)
+        """Where to try now. Raises Unavailable when nobody is left, Busy when somebody would be who is only full."""
+        try:
+            return await self._fleet.choose(self._version, avoid=self._avoid)
+        except Unavailable as error:
+            if self._full:
+                raise self._full from error
+            raise
 
-    def failed(self, member: Member, error: Lost | Lacks) -> None:
+    def failed(self, member: Member, error: Lost | Lacks | Busy) -> None:
         """Write a failure down. Raises Unavailable when another try makes no sense."""
+        if isinstance(error, Busy):  # a full server is a well one: the next may have room
+            self._full = error
+            self._avoid.append(member)
+            return
         self._fleet.has_failed(member, self._version, error)
         if isinstance(error, Lacks):
             self._lacking += 1
@@ -183,5 +223,5 @@ class Attempts:
             return
         self._avoid.append(member)
         self._broken += error.reached
-        if self._broken > 1:  # a request that may have brought two servers down is not shown to a third
+        if self._broken > self._most_broken:
             raise self._fleet.nobody() from error

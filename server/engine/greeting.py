@@ -1,22 +1,87 @@
-"""Whether a vLLM server that is new, or new again, can stand beside the others.
+"""Whether a vLLM server can stand beside the others: when it is new, and with each version that it is brought.
 
-Asks what no flag tells: whether the log probabilities that it reports are the raw policy's. Knows one server at a
-time, and the context that all of them share.
+    greet: are the log probabilities that it reports the raw policy's, is its context long enough
+    check: one short text, scored by every server that holds the version; whoever differs does not answer for it
+
+Asks what no flag tells. Knows one server at a time, and the context that all of them share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from server.engine.replica import Listing, Lost, Piece, Replica
-from server.errors import Unavailable
+from server.engine.replica import LOAD_SECONDS, Listing, Lost, Piece, Replica
+from server.errors import AdapterRejected, Unavailable
+from server.probe import Probe
 from server.prompts import Renderer
 
 PATIENCE_SECONDS = 60.0
+WORDS = "Hello! What shall we cook?"
+"""What is scored of a version that brings no text of its own."""
+AGREED_NATS = 0.05
+"""Mean distance per token within which two servers are taken to hold the same weights: other batches and other cards
+round differently, each of them by as much as a probe may be off in bfloat16 (0.02)."""
 TOKENS = 8
 TEMPERATURE = 10.0
 """So hot that what was drawn from and what the raw policy says differ by many nats."""
 TOLERANCE_NATS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The text by which servers with one version are compared: `token_ids`, scored from position `begin` on.
+
+    `expected` is what the learner measured of it, position by position; empty when nobody did.
+    """
+
+    token_ids: tuple[int, ...]
+    begin: int = 1
+    expected: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path, renderer: Renderer) -> Check:
+        """The first answer of an adapter's own probe, or else a few words that are always the same. Reads a file."""
+        try:
+            item = next(item for item in Probe.read(folder).items if item.response_ids)
+        except AdapterRejected:  # whoever loads it judges its probe; here it only lends a text
+            return cls(renderer.render([{"role": "user", "content": WORDS}]).token_ids)
+        return cls((*item.prompt_ids, *item.response_ids), len(item.prompt_ids), item.logprobs)
+
+    async def score(self, replica: Replica, name: str, *, context: int) -> tuple[float, ...]:
+        """What a server says of the text, as far as its context reaches. Raises Unavailable when it takes too long."""
+        try:
+            async with asyncio.timeout(
+                LOAD_SECONDS
+            ):  # it waits its turn behind all that is being written there
+                return (await replica.score(name, self.token_ids[:context]))[self.begin - 1 :]
+        except TimeoutError as error:
+            raise Unavailable(f"it takes too long to score a few words as {name}") from error
+
+    def settle(self, scores: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+        """Which of several servers' scores count: those next to what the learner measured, or else those of most.
+
+        Nothing, when half of them stand against the other half.
+        """
+        if self.expected:
+            return min(scores, key=lambda own: distance(own, self.expected))
+        backed = {own: sum(agree(own, other) for other in scores) for own in scores}
+        best = max(backed, key=lambda own: backed[own])
+        return best if 2 * backed[best] > len(scores) else None
+
+
+def distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Mean nats per token between two scores of one text; endless when one of them is no number."""
+    off = sum(abs(x - y) for x, y in zip(a, b, strict=False)) / max(min(len(a), len(b)), 1)
+    return math.inf if math.isnan(off) else off
+
+
+def agree(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two servers that gave these scores can be taken for one another."""
+    return distance(a, b) <= AGREED_NATS
 
 
 class Greeting:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,19 +32,52 @@ LOAD_SECONDS = 300.0
 """For reading an adapter from whatever disk it lies on."""
 AGAIN_SECONDS = 2.0
 """When a caller may try again after a replica was lost."""
+IDLE_SECONDS = 2.5
+"""How long a connection is kept for the next request. vLLM closes idle ones after five seconds; well before that, none
+is taken up in the very moment in which it is being closed."""
+DEAD_PEER = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""When the system gives up a peer that is gone without a word: after 25 seconds, where it can be told so."""
 TOKEN = "token_id:"  # noqa: S105 vLLM's mark before an id, no secret
 OWN_ENDS = frozenset({"stop", "length", "repetition"})
 """Ways in which a reply ends by itself; any other word means that the server gave it up."""
+FULL = frozenset({429, 503})
+"""How a server says that its queue is full: 503 by its own bound, 429 by whatever stands before it."""
+OWN_FAULTS = (
+    (("lora is not enabled",), "it takes no adapters: start it with --enable-lora"),
+    (("max_lora_rank",), "the adapter's rank is more than it takes: start it with a larger --max-lora-rank"),
+    (("no free lora slots",), "every slot for adapters is in use: start it with a larger --max-loras"),
+    (
+        ("out of memory", "allocate memory", "outofmemory"),
+        "it has no memory for another adapter: start it with a smaller --gpu-memory-utilization or --max-cpu-loras",
+    ),
+    (
+        ("vllm_runtime_lora_allowed_path_prefixes", "allowed prefixes"),
+        "it may not read adapters there: name their directory in its VLLM_RUNTIME_LORA_ALLOWED_PATH_PREFIXES",
+    ),
+    (("must exist and be accessible",), "it sees no adapter there (HONE_VLLM_ADAPTERS)"),
+)
+"""What a refusal to load says when the server is to blame, and how to mend that."""
+ADAPTER_FAULTS = (
+    "expected target modules",
+    "unsupported lora weight",
+    "does not yet support",
+    "only supports modules_to_save",
+    "missing required configuration fields",
+)
+"""… and when the adapter is. Anything else is not held against it: a rejection is for good."""
 
 
 class Lost(Unavailable):
-    """A replica could not be reached, or broke off. `reached`: it may have begun to work on the request."""
+    """A replica could not be reached, or broke off.
+
+    `reached`: it may have begun to work on the request. `silent`: it neither answered nor refused, it let time pass.
+    """
 
     code = "engine_unavailable"
 
-    def __init__(self, message: str, *, reached: bool) -> None:
+    def __init__(self, message: str, *, reached: bool, silent: bool = False) -> None:
         super().__init__(message, retry_after=AGAIN_SECONDS)
-        self.reached = reached
+        self.reached, self.silent = reached, silent
 
 
 class Lacks(NotFound):
@@ -84,19 +119,27 @@ class Replica:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             # A reply may wait for long in vLLM's queue: what reads it is ended by `break_off`, not by a clock.
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            verify=parts.scheme == "https",
+            # The servers stand on a network of one's own: a proxy that the environment names is for the way out.
+            trust_env=False,
+            transport=httpx.AsyncHTTPTransport(
+                # Of the environment this alone counts: SSL_CERT_FILE, for an authority of one's own.
+                verify=httpx.create_ssl_context() if parts.scheme == "https" else False,
+                limits=httpx.Limits(
+                    max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_SECONDS
+                ),
+                socket_options=_told_of_dead_peers(),
+            ),
         )
         self._reading: set[asyncio.Timeout] = set()
         self._closed = False
 
     async def health(self) -> None:
         """Raises Lost unless the server and its engine are well."""
-        _must_be_well(await self._ask("GET", "/health"))
+        _must_be_well(await self._ask("GET", "/health", patience=ANSWER_SECONDS))
 
     async def listing(self) -> Listing:
         """What it serves. Raises Lost, and Unavailable when that is no base that Hone can use."""
-        response = _must_be_well(await self._ask("GET", "/v1/models"))
+        response = _must_be_well(await self._ask("GET", "/v1/models", patience=ANSWER_SECONDS))
         try:
             cards = response.json()["data"]
             base = next(card for card in cards if not card.get("parent"))
@@ -108,7 +151,7 @@ class Replica:
     async def load(self, name: str, path: str) -> None:
         """Read the adapter at `path` on the server's own disk. A name that is taken is left as it is.
 
-        Raises AdapterRejected when vLLM cannot take the adapter, Unavailable when it cannot take any or cannot see it.
+        Raises AdapterRejected when no vLLM could take the adapter, Unavailable when this one does not.
         """
         body = {"lora_name": name, "lora_path": path, "load_inplace": False}
         response = await self._ask("POST", "/v1/load_lora_adapter", json=body, patience=LOAD_SECONDS)
@@ -119,24 +162,32 @@ class Replica:
             raise Unavailable(
                 "it takes no adapters at run time: start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             )
-        if "LoRA is not enabled" in says:
-            raise Unavailable("it takes no adapters: start it with --enable-lora")
+        if response.status_code in {401, 403} | FULL:
+            raise _refusal(response)
+        lower = says.lower()
+        for words, mend in OWN_FAULTS:
+            if any(word in lower for word in words):
+                raise Unavailable(f"{mend} (it says: {says})")
         if response.status_code == 404:
             raise Unavailable(f"it sees no adapter at {path} (HONE_VLLM_ADAPTERS)")
-        if response.status_code in (401, 403, 429):
-            raise _refusal(response)
-        # vLLM answers 500 both for an adapter that it cannot take and for an engine that has died.
+        # vLLM answers 500 (older ones 400) for an adapter that it cannot take, and for an engine that has died.
         await self.health()
-        raise AdapterRejected(f"vLLM cannot take the adapter: {says}")
+        if any(word in lower for word in ADAPTER_FAULTS):
+            raise AdapterRejected(f"vLLM cannot take the adapter: {says}")
+        raise Unavailable(f"it did not load {name}: {says}")
 
     async def unload(self, name: str) -> None:
         """Forget an adapter; one that is not there is forgotten already."""
-        response = await self._ask("POST", "/v1/unload_lora_adapter", json={"lora_name": name})
+        body = {"lora_name": name}
+        response = await self._ask("POST", "/v1/unload_lora_adapter", json=body, patience=ANSWER_SECONDS)
         if not response.is_success and response.status_code != 404:
             raise Unavailable(f"it cannot unload {name}: {_complaint(response)}")
 
     async def score(self, name: str, token_ids: Sequence[int]) -> tuple[float, ...]:
-        """Raw log probability, in nats, of each id but the first, given those before it."""
+        """Raw log probability, in nats, of each id but the first, given those before it.
+
+        Raises as `complete` does.
+        """
         # vLLM always draws at least one id more; and it reports prompts under the raw policy whatever the temperature.
         body = {
             "model": name,
@@ -158,8 +209,8 @@ class Replica:
     async def complete(self, body: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
         """Stream the replies that `body` asks for. Closing the iterator closes the connection: vLLM then cancels them.
 
-        Raises Lacks when the name in `body` is unknown, Invalid when vLLM refuses the request, Lost when the
-        stream does not come to its proper end.
+        Raises Lacks when the name in `body` is unknown, Invalid when vLLM refuses the request, Busy when it is full,
+        Lost when the stream does not come to its proper end.
         """
         asked = self._client.build_request("POST", "/v1/completions", json={**body, **STREAMED})
         response = await self._read(self._client.send(asked, stream=True))
@@ -168,11 +219,12 @@ class Replica:
                 await self._read(response.aread())
                 raise _refusal(response)
             is_done = False
-            async for event in self._events(response):
-                if is_done := event == b"[DONE]":
-                    continue  # read to the end, so that the connection can serve again
-                for piece in _pieces(event, tops=body["logprobs"]):
-                    yield piece
+            async with aclosing(self._events(response)) as events:
+                async for event in events:
+                    if is_done := event == b"[DONE]":
+                        continue  # read to the end, so that the connection can serve again
+                    for piece in _pieces(event, tops=body["logprobs"]):
+                        yield piece
             if not is_done:
                 raise Lost("it broke off a reply", reached=True)
         finally:
@@ -196,16 +248,16 @@ class Replica:
 
         Split as bytes and at newlines alone: text splits lines at characters, U+2028 say, that vLLM sends as they are.
         """
-        blocks = response.aiter_bytes()
         rest = b""
-        while block := await self._read(anext(blocks, b"")):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:"):
-                    yield line.removeprefix(b"data:").strip()
+        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as blocks:
+            while block := await self._read(anext(blocks, b"")):
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        yield line.removeprefix(b"data:").strip()
 
     async def _ask(
-        self, method: str, path: str, *, json: Any = None, patience: float | None = ANSWER_SECONDS
+        self, method: str, path: str, *, json: Any = None, patience: float | None
     ) -> httpx.Response:
         limits = httpx.Timeout(patience, connect=CONNECT_SECONDS)
         return await self._read(self._client.request(method, path, json=json, timeout=limits))
@@ -220,10 +272,13 @@ class Replica:
                 finally:
                     self._reading.discard(limit)
         except TimeoutError as error:
-            raise Lost("it has fallen silent", reached=True) from error
+            raise Lost("it has fallen silent", reached=True, silent=True) from error
         except httpx.HTTPError as error:
             reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            raise Lost(f"{type(error).__name__}: {error}".rstrip(": "), reached=reached) from error
+            silent = isinstance(error, httpx.TimeoutException)
+            raise Lost(
+                f"{type(error).__name__}: {error}".rstrip(": "), reached=reached, silent=silent
+            ) from error
 
 
 STREAMED: Mapping[str, Any] = {"stream": True, "return_tokens_as_token_ids": True}
@@ -231,14 +286,24 @@ STREAMED: Mapping[str, Any] = {"stream": True, "return_tokens_as_token_ids": Tru
 
 
 def _pieces(event: bytes, *, tops: int) -> list[Piece]:
-    """One event as pieces. Raises Lost when it says that the server has failed, or cannot be read."""
+    """One event as pieces. Raises what the server says has gone wrong, Lost when it cannot be read."""
     try:
         data = json.loads(event)
         if "error" in data:
-            raise Lost(f"it failed: {data['error'].get('message', '')}", reached=True)
+            raise _failure(data["error"])
         return [_piece(choice, tops=tops) for choice in data["choices"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Lost("its stream cannot be read", reached=True) from error
+
+
+def _failure(told: Mapping[str, Any]) -> HoneError:
+    """What stands in a stream instead of a piece: by then the status was 200, so the reason is told in words."""
+    code, says = int(told.get("code") or 500), str(told.get("message", ""))
+    if code == 400 and told.get("type") == "BadRequestError":
+        return Invalid(f"vLLM refuses the request: {says}")
+    if code in FULL:
+        return Busy("vLLM is full", retry_after=AGAIN_SECONDS)
+    return Lost(f"it failed: {says}", reached=True)
 
 
 def _piece(choice: Mapping[str, Any], *, tops: int) -> Piece:
@@ -267,6 +332,16 @@ def _id(token: str) -> int:
     return int(token.removeprefix(TOKEN))
 
 
+def _told_of_dead_peers() -> list[tuple[int, int, int]]:
+    """Socket options: a machine without power closes no connection, and a stream that is read sends nothing."""
+    counts = [
+        (socket.IPPROTO_TCP, int(getattr(socket, name)), value)
+        for name, value in DEAD_PEER.items()
+        if hasattr(socket, name)
+    ]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *counts]
+
+
 def _must_be_well(response: httpx.Response) -> httpx.Response:
     if response.status_code in (401, 403):
         raise Unavailable("it refuses the key (HONE_VLLM_KEY)")
@@ -280,7 +355,7 @@ def _refusal(response: httpx.Response) -> HoneError:
     status, says = response.status_code, _complaint(response)
     if status == 404:
         return Lacks(f"it does not know the name: {says}")
-    if status == 429:
+    if status in FULL:
         return Busy("vLLM is full", retry_after=AGAIN_SECONDS)
     if status in (401, 403):
         return Lost("it refuses the key (HONE_VLLM_KEY)", reached=False)

@@ -10,6 +10,7 @@ users, segments and the store, and loads no weights.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections import Counter
@@ -22,6 +23,7 @@ from server.checkpoint import base_id_of, check_servable, hash_base, locate, rea
 from server.engine import Served
 from server.engine.base import (
     NOTHING_PROMISED,
+    Answered,
     BaseIdentity,
     Delta,
     EngineStatus,
@@ -30,15 +32,23 @@ from server.engine.base import (
     Sampling,
 )
 from server.engine.fleet import Attempts, Fleet
+from server.engine.greeting import Check
 from server.engine.member import Member
 from server.engine.places import Places
 from server.engine.replica import AGAIN_SECONDS, Lacks, Lost, Piece, Replica
 from server.engine.text import TextStream
-from server.errors import Conflict, Invalid, NotFound, SetupError, Unavailable
+from server.errors import Busy, Conflict, Invalid, NotFound, SetupError, Unavailable
 from server.prompts import Renderer
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
+
+SCORES_AT_ONCE = 4
+"""Of one caller's many: the rest waits here, not in vLLM's queue, where it would stand before what people wait for."""
+BROKEN_BY_A_REPLY = 1
+"""A request that may have brought two servers down is not shown to a third."""
+BROKEN_BY_A_SCORE = 0
+"""Scoring needs memory that vLLM did not set aside: what may have cost one server its life is not shown to another."""
 
 
 class AdaptersSeen(NamedTuple):
@@ -80,8 +90,9 @@ class VllmEngine:
         self._closing = False
 
     async def load(self, version: int, path: Path) -> None:
-        """Bring the adapter in `path` to every server that is well, and see that they list it."""
-        await self._fleet.load(version, self.adapters.path(path))
+        """Bring the adapter in `path` to every server that is well, and see that all hold the same."""
+        check = await asyncio.to_thread(Check.of, path, self.renderer)
+        await self._fleet.load(version, self.adapters.path(path), check)
 
     async def unload(self, version: int) -> None:
         """Let go of `version`. Raises Conflict (code `version_in_use`) rather than pull it from under a reply."""
@@ -129,17 +140,33 @@ class VllmEngine:
             return ()
         self._uses[version] += 1
         try:
-            attempts = Attempts(self._fleet, version)
+            attempts = Attempts(self._fleet, version, most_broken=BROKEN_BY_A_SCORE)
             while True:
                 member = await attempts.next()
                 with _busy(member, 1):
                     try:
                         scored = await member.replica.score(member.name_for(version), token_ids)
                         return scored[-len(response) :]
-                    except (Lost, Lacks) as error:
+                    except (Lost, Lacks, Busy) as error:
                         attempts.failed(member, error)
         finally:
             self._uses[version] -= 1
+
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item, a few at a time."""
+        places = asyncio.Semaphore(SCORES_AT_ONCE)
+
+        async def score(prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:
+            async with places:
+                return await self.logprobs(version, prompt, response)
+
+        scores = [asyncio.create_task(score(prompt, response)) for prompt, response in items]
+        try:
+            return list(await asyncio.gather(*scores))
+        finally:
+            for task in scores:  # one has failed, or the caller has left: the others are of no use
+                task.cancel()
+            await asyncio.gather(*scores, return_exceptions=True)
 
     async def status(self) -> EngineStatus:
         """Read from counters and from the last look at each server."""
@@ -185,7 +212,7 @@ class VllmEngine:
         self, prompt: Prompt, sampling: Sampling, version: int, n: int
     ) -> AsyncGenerator[Delta, None]:
         """The deltas of `n` replies, from the first server that comes as far as a delta."""
-        attempts = Attempts(self._fleet, version)
+        attempts = Attempts(self._fleet, version, most_broken=BROKEN_BY_A_REPLY)
         while True:
             member = await attempts.next()
             replies = [_Reply(i, self._text(sampling), self.renderer.stop_ids) for i in range(n)]
@@ -198,7 +225,7 @@ class VllmEngine:
                             is_begun = True
                             yield delta
                 return
-            except (Lost, Lacks) as error:
+            except (Lost, Lacks, Busy) as error:
                 if all(reply.has_ended for reply in replies):
                     return
                 if self._closing:
@@ -278,7 +305,7 @@ class _Reply:
 async def _deltas(
     replica: Replica, body: dict[str, Any], replies: Sequence[_Reply]
 ) -> AsyncGenerator[Delta, None]:
-    """The replies of one request to one server. Raises Lost and Lacks."""
+    """The replies of one request to one server. Raises as `Replica.complete` does."""
     drawn = body["n"]
     going_on = set(range(drawn))  # those that the server itself has not ended
     async with aclosing(replica.complete(body)) as pieces:

