@@ -24,7 +24,7 @@ from typing import Any
 from sqlmodel import Session
 
 from server.artifacts import Artifacts
-from server.engine.base import BaseIdentity, Engine, Prompt, score_many
+from server.engine.base import BaseIdentity, Engine, Prompt
 from server.errors import AdapterRejected, Busy, HoneError, NotFound
 from server.metrics import Metrics
 from server.pairing import PairingPolicy
@@ -304,7 +304,7 @@ class Serving:
         probe = await asyncio.to_thread(Probe.read, folder)
         items = [(Prompt(item.prompt_ids), item.response_ids) for item in probe.items]
         # One call, not one for each: every call is a forward of its own between two steps of running replies.
-        scored = await score_many(self.engine, version, items)
+        scored = await self.engine.score_many(version, items)
         return probe.judge(scored, dtype=self.base.dtype)
 
     async def _record(self, version: int, outcome: str, detail: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -35,6 +36,15 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
 def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> int:
     """How many tokens' keys and values fit into this machine's free memory, leaving the other half of it."""
-    is_cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if is_cuda else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available()
     return int(free * SHARE) // bytes_per_token(config, dtype)
+
+
+def _available() -> int:
+    """Bytes of memory that can be had; Linux counts in what its file cache would give back."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return int(kib) * 1024

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 NOTHING_PROMISED: Mapping[str, int] = MappingProxyType({})
 
@@ -135,23 +135,11 @@ class Engine(Protocol):
     async def logprobs(self, version: int, prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:
         """Raw-policy log probability of each response id, in nats."""
 
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item, in their order, as one piece of work that running replies hardly notice."""
+
     async def status(self) -> EngineStatus:
         """What is held and how busy it is; cheap enough to ask every second."""
 
     async def close(self) -> None:
         """Stop; running replies end as cancelled."""
-
-
-@runtime_checkable
-class ScoresMany(Protocol):
-    """What an engine adds to `Engine` that need not be asked for one response at a time."""
-
-    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
-        """`logprobs` of each item, in their order, as one piece of work that running replies hardly notice."""
-
-
-async def score_many(engine: Engine, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
-    """`logprobs` of each item: in one call where the engine takes many, else one after the other."""
-    if isinstance(engine, ScoresMany):
-        return await engine.score_many(version, items)
-    return [await engine.logprobs(version, prompt, response) for prompt, response in items]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlmodel import Session, select
 
-from server.engine.base import Answered, Engine, Prompt, score_many
+from server.engine.base import Answered, Engine, Prompt
 from server.store.session import open_store
 from server.store.tables import Reply, Turn
 
@@ -102,7 +102,7 @@ async def compared(engine: Engine, written: Sequence[Written]) -> dict[str, Any]
 async def distances(engine: Engine, version: int, written: Iterable[Written]) -> list[float]:
     """|stored - scored again| of every token."""
     mine = list(written)
-    scored = await score_many(engine, version, [one.item for one in mine])
+    scored = await engine.score_many(version, [one.item for one in mine])
     return [
         abs(a - b)
         for one, row in zip(mine, scored, strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.decoding import fit
-from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling, score_many
+from server.engine.base import Delta, Engine, FinishReason, Prompt, Sampling
 from server.engine.echo import EchoEngine
 from server.engine.local import LocalEngine
 from server.errors import Busy, NotFound, Unavailable
@@ -86,11 +86,11 @@ async def test_many_responses_are_scored_as_each_alone(engine: Engine, folder: P
     await engine.load(7, folder)
     items = [(Prompt(PROMPT.token_ids[:length]), tuple(range(2, 3 * length))) for length in (1, 6, 17)]
     alone = [await engine.logprobs(7, *item) for item in items]
-    together = await score_many(engine, 7, items)
+    together = await engine.score_many(7, items)
     assert [len(row) for row in together] == [len(response) for _, response in items]
     for row, expected in zip(together, alone, strict=True):
         assert row == pytest.approx(expected, abs=1e-3)
-    assert await score_many(engine, 7, []) == []
+    assert await engine.score_many(7, []) == []
 
 
 async def test_versions_come_and_go(engine: Engine, folder: Path) -> None:
