@@ -117,17 +117,17 @@ class PpoConfig(_Group):
     """Precision of the critic's prior, in tokens: each weight is held at zero as by so many."""
     warmup_steps: int = 1
     """First steps on which only the critic learns: it starts afresh in every cycle."""
-    kl_coef: float = 0.35
-    """Price of one nat from the bare base to begin with, in standard deviations of base scores. With scores that are
-    normal over the base's replies, the best policy at price c lies 0.5 / c² nats away: 0.05 would allow 200."""
-    kl_target: float | None = 2.8
-    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Candidates lie nearer, at some 2 nats:
-    a mean of policies is less far out than each of them. Best-of-n lies log n - (n - 1) / n nats away: 1.8 for 16, 2.5
-    for 32. Farther out replies leave their subject more often, and people come to like it less while the reward model
-    likes it more."""
+    kl_coef: float = 0.12
+    """Price of one nat from the bare base to begin with, in standard deviations of base scores."""
+    kl_leap: float = 1.0
+    """What the square of a token's log ratio to the bare base adds to its price, where the policy likes it better. A
+    manner grows by small steps where the base half expects it; a leap is how replies leave their subject."""
+    kl_target: float | None = 6.0
+    """KL per response that the controller steers to; None keeps `kl_coef` fixed. Candidates lie nearer: a mean of
+    policies is less far out than each of them."""
     kl_horizon: int = 3
     """Controller's horizon in rollout batches: tastes differ in how cheaply they are met, and a cycle is short."""
-    kl_stop: float = 2.5
+    kl_stop: float = 2.0
     """Training ends when KL per response exceeds this many targets, and the champion's own by more than one."""
     inner_stop: float = 0.02
     """Passes over a batch end when mean 0.5·(Δ log prob)² per token exceeds this."""

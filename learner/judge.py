@@ -238,15 +238,11 @@ def prefer(
     Several replies to one prompt are about that prompt: they are averaged first, and the bound is over different
     prompts. It takes the widest spread that their win rate allows, since few prompts can lie close together by chance.
     """
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    index, count = torch.tensor([place[prompt] for prompt in prompts]), len(place)
-
-    def mean(found: Tensor) -> float:
-        """Over prompts, of the means over their replies."""
-        return float((torch.bincount(index, weights=found.double()) / torch.bincount(index)).mean())
+    count = len(set(prompts))
 
     def win_rate(fit: LinearFit) -> float:
-        return mean(_wins(fit.score(candidate) - fit.score(champion)))
+        gap = fit.score(candidate) - fit.score(champion)
+        return float(_by_prompt(torch.where(gap == 0, 0.5, (gap > 0).float()), prompts).mean())
 
     rate = win_rate(judge.fit)
     error = math.sqrt(max(rate * (1 - rate), 0.25 / count) / count)
@@ -257,13 +253,9 @@ def prefer(
         win_rate=rate,
         lower_bound=rate - NormalDist().inv_cdf(config.confidence) * error,
         refit_share=sum(r > 0.5 for r in refits) / max(1, len(refits)),
-        gain=mean(ours - theirs) / max(spread, 1e-6),
+        gain=float(_by_prompt(ours - theirs, prompts).mean()) / max(spread, 1e-6),
         prompts=count,
     )
-
-
-def _wins(gap: Tensor) -> Tensor:
-    return torch.where(gap == 0, 0.5, (gap > 0).float())
 
 
 def gains(judge: Judge, candidate: Tensor, champion: Tensor, *, prompts: Sequence[Hashable]) -> Tensor:
@@ -271,24 +263,29 @@ def gains(judge: Judge, candidate: Tensor, champion: Tensor, *, prompts: Sequenc
 
     Arguments as of `prefer`; in standard deviations of the champion's replies.
     """
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    index = torch.tensor([place[prompt] for prompt in prompts])
     rows = []
     for fit in (judge.fit, *judge.refits):
         theirs = fit.score(champion)
         gap = (fit.score(candidate) - theirs) / theirs.std(unbiased=False).clamp(min=1e-6)
-        rows.append(torch.bincount(index, weights=gap.double()) / torch.bincount(index))
+        rows.append(_by_prompt(gap, prompts))
     return torch.stack(rows)
+
+
+def _by_prompt(found: Tensor, prompts: Sequence[Hashable]) -> Tensor:
+    """(P,) what was found of each different prompt: the mean over its replies."""
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    index = torch.tensor([place[prompt] for prompt in prompts])
+    return torch.bincount(index, weights=found.double()) / torch.bincount(index)
 
 
 def best_checkpoint(gained: Sequence[Tensor], fits: Sequence[bool]) -> int:
     """The latest checkpoint within the budgets that is not clearly past the peak.
 
     `gained`: of each checkpoint what `gains` says. Past the peak the reward model's opinion goes on rising while
-    people's falls, and there the judge's falls by more than one standard error, over its users and over prompts. Before
-    that its ups and downs are mostly noise: a few people judge, and what PPO has learnt since was learnt from more. A
-    linear judge may miss the peak, following the reward model out of the base's range; the budgets do not. With no
-    checkpoint within them, the earliest.
+    people's falls, and there the judge's falls by more than two standard errors, over its users and over prompts.
+    Before that its ups and downs are mostly noise: a few people judge, and what PPO has learnt since was learnt from
+    more. A linear judge may miss the peak, following the reward model out of the base's range; the budgets do not.
+    With no checkpoint within them, the earliest.
     """
     allowed = [i for i, fit in enumerate(fits) if fit] or [0]
     peak = max(allowed, key=lambda i: float(gained[i][0].mean()))
@@ -296,7 +293,7 @@ def best_checkpoint(gained: Sequence[Tensor], fits: Sequence[bool]) -> int:
     def is_past(i: int) -> bool:
         lost = gained[peak] - gained[i]
         errors = lost.mean(dim=1)[1:].std(), lost[0].std() / math.sqrt(lost.shape[1])
-        return float(lost[0].mean()) > math.hypot(*(float(error.nan_to_num()) for error in errors))
+        return float(lost[0].mean()) > 2 * math.hypot(*(float(error.nan_to_num()) for error in errors))
 
     return max(i for i in allowed if not is_past(i))
 

@@ -43,13 +43,22 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_rewards(
-    logprobs: Tensor, ref_logprobs: Tensor, scores: Tensor, is_response: Tensor, *, kl_coef: float
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    scores: Tensor,
+    is_response: Tensor,
+    *,
+    kl_coef: float,
+    kl_leap: float,
 ) -> Tensor:
-    """Per-token rewards: -kl_coef · k1 everywhere, plus the score on the last response token.
+    """Per-token rewards: -kl_coef · (k1 + kl_leap · max(k1, 0)²) everywhere, plus the score on the last response token.
 
-    `scores`: (B,). k1 = logprob - ref_logprob is the one estimator whose gradient in the reward is unbiased.
+    `scores`: (B,). k1 = logprob - ref_logprob is the one estimator whose gradient in the reward is unbiased. The square
+    makes one leap dearer than many small steps that go as far: a token that gains a makes its log ratio grow by
+    a / kl_coef without it, and with it only until k1 + kl_leap · k1² has grown by that.
     """
-    rewards = torch.where(is_response, -kl_coef * (logprobs - ref_logprobs), 0.0)
+    k1 = logprobs - ref_logprobs
+    rewards = torch.where(is_response, -kl_coef * (k1 + kl_leap * k1.clamp(min=0) ** 2), 0.0)
     last = is_response.sum(dim=1, keepdim=True) - 1
     has_any = last >= 0
     return rewards.scatter_add(1, last.clamp(min=0), torch.where(has_any, scores[:, None], 0.0))

@@ -147,7 +147,14 @@ def _draw_prompts(prompts: Sequence[PromptRow], count: int, *, seed: int, step: 
 def _advantages(rollout: Rollout, kl_coef: float, config: PpoConfig) -> tuple[Tensor, Tensor]:
     """Whitened advantages and plain returns: (B, R) each."""
     mask = rollout.is_response
-    rewards = ppo.kl_rewards(rollout.logprobs, rollout.ref_logprobs, rollout.scores, mask, kl_coef=kl_coef)
+    rewards = ppo.kl_rewards(
+        rollout.logprobs,
+        rollout.ref_logprobs,
+        rollout.scores,
+        mask,
+        kl_coef=kl_coef,
+        kl_leap=config.kl_leap,
+    )
     lam = ppo.lambda_for(float(mask.sum() / len(mask)), lam=config.lam)
     advantages = ppo.gae(rewards, rollout.values, mask, gamma=config.gamma, lam=lam)
     return ppo.normalize(advantages, mask, center=True), ppo.returns(rewards, mask, gamma=config.gamma)

@@ -251,7 +251,7 @@ def test_the_checkpoint_is_the_last_before_a_clear_fall_within_the_budgets() -> 
 
 @pytest.mark.parametrize("noise", [{"between_users": 0.2}, {"between_prompts": 2.0}])
 def test_a_fall_that_may_be_noise_is_no_peak(noise: dict[str, float]) -> None:
-    assert best_checkpoint(gained(0.1, 0.7, 0.6, **noise), [True] * 3) == 2
+    assert best_checkpoint(gained(0.1, 1.0, 0.6, **noise), [True] * 3) == 2
     assert best_checkpoint(gained(0.1, 2.7, 0.6, **noise), [True] * 3) == 1
 
 

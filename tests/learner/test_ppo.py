@@ -29,15 +29,25 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def test_the_score_lands_on_the_last_token_and_kl_on_all() -> None:
     logprobs = torch.tensor([[-1.0, -2.0, -3.0], [-1.0, -1.0, 9.0]])
     ref = torch.tensor([[-2.0, -2.0, -2.0], [-1.5, -0.5, 0.0]])
-    rewards = kl_rewards(logprobs, ref, torch.tensor([10.0, -4.0]), MASK, kl_coef=0.1)
+    rewards = kl_rewards(logprobs, ref, torch.tensor([10.0, -4.0]), MASK, kl_coef=0.1, kl_leap=0.0)
     # row 0: -0.1 * (1, 0, -1) + (0, 0, 10); row 1: -0.1 * (0.5, -0.5) + (0, -4)
     expected = torch.tensor([[-0.1, 0.0, 10.1], [-0.05, -3.95, 0.0]])
     torch.testing.assert_close(rewards, expected)
 
 
+def test_one_leap_costs_more_than_steps_that_go_as_far() -> None:
+    logprobs = torch.tensor([[-1.0, -2.0, -1.0], [-0.5, -1.0, 9.0]])
+    ref = torch.tensor([[-5.0, -1.0, -1.0], [-2.5, -3.0, 0.0]])
+    rewards = kl_rewards(logprobs, ref, torch.zeros(2), MASK, kl_coef=0.1, kl_leap=0.5)
+    # row 0: -0.1 * (4 + 8, -1, 0); row 1: -0.1 * (2 + 2, 2 + 2)
+    torch.testing.assert_close(rewards, torch.tensor([[-1.2, 0.1, 0.0], [-0.4, -0.4, 0.0]]))
+
+
 def test_an_empty_response_is_paid_nothing() -> None:
     nothing = torch.zeros(1, 2, dtype=torch.bool)
-    rewards = kl_rewards(noise(1, 2), noise(1, 2, seed=1), torch.tensor([5.0]), nothing, kl_coef=1.0)
+    rewards = kl_rewards(
+        noise(1, 2), noise(1, 2, seed=1), torch.tensor([5.0]), nothing, kl_coef=1.0, kl_leap=1.0
+    )
     assert rewards.tolist() == [[0.0, 0.0]]
 
 
