@@ -117,9 +117,9 @@ class PpoConfig(_Group):
     """Precision of the critic's prior, in tokens: each weight is held at zero as by so many."""
     warmup_steps: int = 1
     """First steps on which only the critic learns: it starts afresh in every cycle."""
-    kl_coef: float = 0.12
+    kl_coef: float = 0.07
     """Price of one nat from the bare base to begin with, in standard deviations of base scores."""
-    kl_leap: float = 1.0
+    kl_leap: float = 3.0
     """What the square of a token's log ratio to the bare base adds to its price, where the policy likes it better. A
     manner grows by small steps where the base half expects it; a leap is how replies leave their subject."""
     kl_target: float | None = 6.0
