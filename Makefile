@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install serve demo check test test-all prove bench lock clean
+.PHONY: install serve serve-vllm demo check test test-all vllm prove bench lock clean
 
 install: .venv/.installed  ## a virtual environment with everything pinned
 
@@ -15,6 +15,10 @@ install: .venv/.installed  ## a virtual environment with everything pinned
 
 serve: install  ## the chat page and the API on http://127.0.0.1:8000, the learner beside them
 	$(BIN)/hone serve --upgrade $(ARGS)
+
+serve-vllm: install  ## the same over vLLM servers: make serve-vllm VLLM_URL=http://HOST:PORT[,http://…]; see docs/vllm.md
+	@test -n "$(VLLM_URL)" || { echo "name a vLLM server: make serve-vllm VLLM_URL=http://HOST:PORT"; exit 2; }
+	$(BIN)/hone serve --upgrade --engine vllm --vllm-url $(VLLM_URL) $(ARGS)
 
 demo: install  ## the whole story in a terminal: talk, pick, learn, swap, roll back
 	$(BIN)/python -m learner demo $(ARGS)
@@ -28,8 +32,14 @@ check: install  ## lint, types, and the arrows between rooms
 test: install  ## real parts, one seed, a tiny world: minutes
 	$(BIN)/pytest -q -m "not full" $(ARGS)
 
-test-all: install  ## what `test` leaves out: both databases, a real browser, kill tests
-	HONE_REQUIRE_PARTS=1 $(BIN)/pytest -q -m full $(ARGS)
+vllm: install  ## a virtual environment with vLLM beside this one, for its tests and benchmarks: minutes, some GB
+	$(BIN)/python -m tests.bench.serving prepare vllm
+
+# Real vLLM is left out where no package index can be reached, which is said, and with HONE_TEST_VLLM_PYTHON= (empty);
+# HONE_REQUIRE_PARTS=1 in the shell makes that a failure.
+test-all: install  ## what `test` leaves out: both databases, a real browser, kill tests, real vLLM servers
+	vllm="$${HONE_TEST_VLLM_PYTHON-$$($(BIN)/python -m tests.bench.serving prepare --where-possible vllm)}" && \
+	HONE_REQUIRE_PARTS=1 HONE_TEST_VLLM_PYTHON="$$vllm" $(BIN)/pytest -q -m full $(ARGS)
 
 prove: install  ## the full runs behind every figure in the docs: hours, resumable, one JSON line each
 	$(BIN)/python -m tests.prove $(ARGS)

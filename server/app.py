@@ -102,8 +102,8 @@ async def open_parts(
     """Make every part in order; `stack` closes them in reverse."""
     if store is None:
         store = open_store(settings.resolved_database_url)
-        stack.callback(store.close)
-    show_first_key(store, settings)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+    await asyncio.to_thread(show_first_key, store, settings)
     await store.write_async(lambda session: registry.ensure_segment(session, "default").name)
     if interrupted := await store.write_async(conversations.mark_interrupted):
         log.warning("%d replies were cut off by the last stop", interrupted)
@@ -123,7 +123,14 @@ async def open_parts(
     )
     await serving.start()
     stack.push_async_callback(serving.close)
-    talk = Chat(store=store, serving=serving, engine=served.engine, renderer=served.renderer, metrics=metrics)
+    talk = Chat(
+        store=store,
+        serving=serving,
+        engine=served.engine,
+        renderer=served.renderer,
+        metrics=metrics,
+        reply_seconds=settings.reply_seconds,
+    )
     stack.push_async_callback(talk.close)
     return Parts(
         settings=settings,

@@ -9,6 +9,7 @@ stage -> (the caller writes files) -> seal -> publish; fetch -> verify -> (the c
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -16,8 +17,10 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,20 @@ class Artifacts:
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
         return local
+
+    async def fetch_async(self, relative: str) -> Path:
+        """The same, from asyncio. Nobody waits for its thread: a store that has fallen silent holds no process."""
+        found: Future[Path] = Future()
+        found.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                found.set_result(self.fetch(relative))
+            except BaseException as error:  # belongs to the caller
+                found.set_exception(error)
+
+        threading.Thread(target=work, name="artifacts-fetch", daemon=True).start()
+        return await asyncio.wrap_future(found)
 
     def verify(self, folder: Path) -> dict[str, Any]:
         """The manifest of a folder whose every file is as it was sealed, and none besides; else AdapterRejected."""

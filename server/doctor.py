@@ -2,7 +2,8 @@
 
     settings -> checks, each on its own -> findings (ok | warn | fail)
 
-It changes nothing, starts nothing and loads no weights; it answers within a second, with or without torch.
+It changes nothing, starts nothing and answers within a second, with or without torch. Only when asked to it loads the
+base (`server.doctor_base`).
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Finding:
     mend: str = ""
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Every finding, in the order in which an installation comes to life."""
+def examine(settings: Settings, *, load: bool = False) -> list[Finding]:
+    """Every finding, in the order in which an installation comes to life; with `load` the base is tried, too."""
     # Imported here: the record's libraries are slow to load and the other checks do not need them.
     from server.doctor_record import check_record
 
@@ -60,6 +61,12 @@ def examine(settings: Settings) -> list[Finding]:
         check_admin_key,
         check_record,
     )
+    if settings.engine == "vllm":
+        from server.doctor_vllm import check_vllm
+
+        checks = (*checks, check_vllm)
+    if settings.engine == "local":
+        checks = (*checks, check_forward if load else suggest_forward)
     return [finding for check in checks for finding in check(settings)]
 
 
@@ -69,8 +76,12 @@ def check_parts(settings: Settings) -> Iterator[Finding]:
         yield _parts(
             "engine", ("torch", "transformers", "peft", "safetensors"), extra="local", level=Level.FAIL
         )
-    if settings.learner and settings.engine == "local":
-        yield _parts("learner", ("apscheduler", "matplotlib"), extra="learner", level=Level.WARN)
+    if settings.engine == "vllm":
+        yield _parts("engine", ("transformers", "jinja2"), extra="vllm", level=Level.FAIL)
+    if settings.learner and settings.engine != "echo":
+        # Beside vLLM the learner needs what the local engine brings; there it is part of the extra.
+        tensors = ("torch", "peft") if settings.engine == "vllm" else ()
+        yield _parts("learner", ("apscheduler", "matplotlib", *tensors), extra="learner", level=Level.WARN)
     if settings.resolved_artifacts_url.startswith("s3://"):
         yield _parts("artifacts", ("s3fs",), extra="s3", level=Level.FAIL)
 
@@ -86,8 +97,8 @@ def _parts(check: str, modules: tuple[str, ...], *, extra: str, level: Level) ->
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:
-    """Whether there is a base model to load, and a chat template to talk to it with."""
-    if settings.engine != "local":
+    """Whether there is a base model to load or to train on, and a chat template to talk to it with."""
+    if settings.engine == "echo":
         return
     folder = Path(settings.model).expanduser()
     if not folder.exists() and _looks_like_hub_name(settings.model):
@@ -169,6 +180,24 @@ def _template(folder: Path) -> Finding:
         "the model has no chat template; plain 'User: … Assistant: …' is used",
         "fine for a base model; otherwise add the template it was tuned with as chat_template.jinja",
     )
+
+
+def suggest_forward(settings: Settings) -> Iterator[Finding]:
+    """That there is more to know, for whoever has the seconds."""
+    yield Finding(
+        "forward",
+        Level.OK,
+        "not tried; hone doctor --load loads the base and says how it is run and what it needs",
+    )
+
+
+def check_forward(settings: Settings) -> Iterator[Finding]:
+    """Which forward runs the base here, unless it was already said that it cannot."""
+    before = [*check_parts(settings), *check_model(settings)]
+    if all(finding.level is not Level.FAIL for finding in before):
+        from server.doctor_base import check_base
+
+        yield from check_base(settings)
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:

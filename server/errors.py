@@ -10,6 +10,7 @@
     ├── Invalid              well-formed, but a field's value cannot stand
     ├── Busy                 full right now; the caller may come back
     ├── Unavailable          a part is away: engine, database, disk
+    ├── DeadlineExceeded     an answer took longer than it may
     ├── AdapterRejected      an adapter that must not serve
     └── SetupError           this installation cannot start; the message says how to mend it
 
@@ -75,6 +76,10 @@ class Busy(HoneError):
 
 class Unavailable(HoneError):
     code = "unavailable"
+
+
+class DeadlineExceeded(HoneError):
+    code = "deadline_exceeded"
 
 
 class AdapterRejected(HoneError):

@@ -56,6 +56,13 @@ class Metrics:
         self.running = Gauge("hone_running_replies", "Replies being written.", registry=self.registry)
         self.waiting = Gauge("hone_waiting_replies", "Replies waiting for a place.", registry=self.registry)
 
+        self.rows = Gauge(
+            "hone_decoder_rows", "Replies that the decoder itself holds.", registry=self.registry
+        )
+        self.held_bytes = Gauge(
+            "hone_held_bytes", "Keys and values that the engine keeps in memory.", registry=self.registry
+        )
+
     def page(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)

@@ -117,6 +117,11 @@ class Renderer:
         found: Tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
         return cls(found, context=context_of(config), stop_ids=generation_stop_ids(model))
 
+    def narrow(self, context: int) -> None:
+        """Make do with a smaller context, where only the engine knows it. To be called before anything is rendered."""
+        self.context = min(self.context, context)
+        self.reply_room = min(self.reply_room, self.context // REPLY_ROOM)
+
     def render(self, messages: Sequence[Message], *, max_prompt_tokens: int | None = None) -> Rendered:
         """The ids of a conversation that is to be answered.
 
@@ -301,14 +306,21 @@ class Renderer:
 
 
 def context_of(config: Any, *, most: int = 8192) -> int:
-    """Tokens that prompt and reply share: what the positions allow, the attention window, and `most` of it.
+    """Tokens that prompt and reply share: what the positions allow, and `most` of it.
 
-    A window smaller than the positions bounds the context: cached keys outside of it would still be seen.
+    GPT-Neo hides what lies outside of its local window by itself, counted from the end of the keys that it is given;
+    so its window bounds the context. Other windows are the step loop's to hide. Where positions beyond the first
+    training's turn all others differently, only those of the first training are used: one long reply would change what
+    its neighbours' kept keys mean.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     sizes = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
-    if getattr(text, "use_sliding_window", True):
-        sizes.append(getattr(text, "sliding_window", None))
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) == "longrope":
+        sizes += [
+            rope.get("original_max_position_embeddings"),
+            getattr(text, "original_max_position_embeddings", None),
+        ]
     if getattr(text, "model_type", "") == "gpt_neo":
         sizes.append(getattr(text, "window_size", None))
     return min([most, *(size for size in sizes if isinstance(size, int) and size > 0)])

@@ -290,7 +290,7 @@ class Serving:
 
     async def _verified(self, row: AdapterRow) -> Path:
         """The version's folder, once its files, base and template are the right ones."""
-        folder = await asyncio.to_thread(self.artifacts.fetch, row.path)
+        folder = await self.artifacts.fetch_async(row.path)
         manifest = await asyncio.to_thread(self.artifacts.verify, folder)
         if row.manifest_sha256 != await asyncio.to_thread(_sha256, folder / "manifest.json"):
             raise AdapterRejected("its manifest is not the one that was registered", code="manifest_changed")
@@ -302,10 +302,9 @@ class Serving:
 
     async def _probed(self, version: int, folder: Path) -> str:
         probe = await asyncio.to_thread(Probe.read, folder)
-        scored = [
-            await self.engine.logprobs(version, Prompt(item.prompt_ids), item.response_ids)
-            for item in probe.items
-        ]
+        items = [(Prompt(item.prompt_ids), item.response_ids) for item in probe.items]
+        # One call, not one for each: every call is a forward of its own between two steps of running replies.
+        scored = await self.engine.score_many(version, items)
         return probe.judge(scored, dtype=self.base.dtype)
 
     async def _record(self, version: int, outcome: str, detail: str) -> None:

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
@@ -52,18 +52,36 @@ class Settings(BaseSettings):
 
     model: str = str(DEMO_MODEL)
     """Base model: a local directory or a hub name; any decoder-only checkpoint."""
-    engine: Literal["local", "echo"] = "local"
-    """Which engine answers."""
+    engine: Literal["local", "vllm", "echo"] = "local"
+    """Which engine answers: this process, vLLM servers, or nothing but an echo."""
+    vllm_url: str = ""
+    """vLLM servers that serve the base model, with commas: `http://gpu1:8000,http://gpu2:8000`."""
+    vllm_key: SecretStr = SecretStr("")
+    """What those servers were given as `--api-key`; empty: they ask for none."""
+    vllm_adapters: str = ""
+    """Where those servers see the adapters directory (`<artifacts>/adapters`); empty: at the same path as here."""
     device: str = "auto"
     """`auto` takes CUDA when it is there, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Weights' type while serving; `auto` is float32 on the CPU and bfloat16 on CUDA."""
+    """Weights' type; `auto` is bfloat16 on CUDA, in vLLM, and for large weights on a CPU that multiplies in it."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of the engine; 0 lets torch choose."""
     max_running: int = Field(default=32, ge=1)
-    """Replies generated at the same time."""
+    """Replies generated at the same time, by each vLLM server where there are any."""
     max_waiting: int = Field(default=256, ge=0)
-    """Replies that may wait for a place; more are answered 429."""
+    """Replies that may wait for a place; more are answered 429. Users take turns; once more than half of the queue is
+    full, one of them may hold at most half of it."""
+    reply_seconds: float = Field(default=300, ge=0)
+    """Longest time from a request to the end of its reply, waiting included; then it is cut off (504, or an error in
+    mid-stream) and what was written is kept. 0 sets no limit."""
+    grace_seconds: float = Field(default=15, ge=0)
+    """How long a server that was asked to end (SIGTERM, Ctrl-C) lets running replies go on; asked again, it ends at
+    once. Whatever starts and stops it must allow some seconds more before it kills."""
+    cache_tokens: int = Field(default=0, ge=0)
+    """Positions of keys and values that all running replies share; 0: as many as half of the memory holds that is free
+    once the base is loaded."""
+    prefix_mib: int = Field(default=64, ge=0)
+    """Memory for keys and values of finished replies, so that a next turn need not be read from its beginning."""
     keep_resident: int = Field(default=3, ge=1)
     """How many earlier versions stay loaded, so that a rollback is instant."""
     max_tokens: int = Field(default=256, ge=1)
@@ -114,6 +132,18 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.data_dir.absolute())
 
     @property
+    def adapters_dir(self) -> Path:
+        """The adapters directory on this machine's disk; of an object store, the copies that were fetched."""
+        url = self.resolved_artifacts_url.removeprefix("file://")
+        home = self.data_dir / "fetched" if "://" in url else Path(url).expanduser()
+        return Path(os.path.abspath(home)) / "adapters"
+
+    @property
+    def vllm_urls(self) -> list[str]:
+        """The vLLM servers, one by one."""
+        return [url.strip() for url in self.vllm_url.split(",") if url.strip()]
+
+    @property
     def admin_key_path(self) -> Path:
         """Where the first start leaves the admin key (mode 0600)."""
         return self.data_dir / "admin.key"
@@ -147,6 +177,8 @@ class Settings(BaseSettings):
             name: value for name, value in os.environ.items() if not (apart and name.startswith("HONE_"))
         }
         given = self.model_dump(mode="json", include=self.model_fields_set)
+        if "vllm_key" in given:  # a dump shows stars
+            given["vllm_key"] = self.vllm_key.get_secret_value()
         return inherited | {f"HONE_{name.upper()}": str(value) for name, value in given.items()}
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from server import pairing
 from server.engine.base import Delta, FinishReason, Prompt, Sampling
+from server.errors import HoneError
 
 KEEP_ALIVE_SECONDS = 15.0
 ADMISSION_SECONDS = 0.2
@@ -46,9 +47,9 @@ class LiveReply:
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
 
-    def begin_again(self, seed: int) -> None:
-        self.seed, self.text, self.finish_reason = seed, "", None
-        self.token_ids, self.logprobs, self.deltas = [], [], []
+    def anew(self, seed: int) -> LiveReply:
+        """The same reply before its first token, to be drawn with another seed."""
+        return LiveReply(self.id, self.position, self.version, seed, self.purpose)
 
     @property
     def state(self) -> str:
@@ -82,16 +83,27 @@ class LiveTurn:
     keep_deltas: bool
     replies: list[LiveReply]
     was_pair: bool
+    who: str = ""
+    """Whose turn it is to the engine, which serves one who after the other."""
+    deadline: float | None = None
+    """When it must have ended, by the event loop's clock."""
     task: asyncio.Task[None] | None = None
     error: BaseException | None = None
+    cut: HoneError | None = None
+    """Why it was cancelled, when not because its client has left."""
     queue: asyncio.Queue[Piece | None] = field(default_factory=asyncio.Queue)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with the first token, or with the end when there is none."""
+    names: list[str] = field(init=False)
+    """Every id that a vote may name while the turn is live."""
 
-    @property
-    def names(self) -> list[str]:
-        """Every id that a vote may name while the turn is live."""
-        return [*(reply.id for reply in self.replies), *([self.comparison_id] if self.comparison_id else [])]
+    def __post_init__(self) -> None:
+        ids = [reply.id for reply in self.replies]
+        self.names = ids if self.comparison_id is None else [*ids, self.comparison_id]
+
+    def has_kept(self, name: str) -> bool:
+        """Whether the record holds the end of what a vote names; a comparison ends with its turn."""
+        return any(reply.id == name and reply.kept for reply in self.replies)
 
     @property
     def prompt_tokens(self) -> int:
@@ -116,9 +128,10 @@ class LiveTurn:
         self.moved.set()
         self.queue.put_nowait(None)
 
-    def cancel(self) -> None:
-        """The client has left. Returns at once; the task keeps what was written."""
+    def cancel(self, because: HoneError | None = None) -> None:
+        """The client has left, or `because`. Returns at once; the task keeps what was written."""
         if self.task is not None and not self.task.done() and not self.task.cancelling():
+            self.cut = because
             self.task.cancel()
 
     async def admitted(self) -> None:

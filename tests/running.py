@@ -19,12 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 class RunningHone:
     """`hone serve` on a free port of loopback, with its own data directory.
 
-    Without a learner unless asked for: most tests run cycles by hand with `cli("learn", "--once")`.
+    Without a learner unless asked for: most tests run cycles by hand with `cli("learn", "--once")`. With a `delay` the
+    echo engine takes so many seconds for each word.
     """
 
-    def __init__(self, data_dir: Path, *options: str, learner: bool = False, **environment: str) -> None:
+    def __init__(
+        self, data_dir: Path, *options: str, learner: bool = False, delay: float = 0.0, **environment: str
+    ) -> None:
         self.data_dir = data_dir
         self.options = [*options] if learner else [*options, "--no-learner"]
+        self.program = ["-m", "tests.slowly", str(delay)] if delay else ["-m", "server"]
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HONE_")},
             "HONE_DATA_DIR": str(data_dir),
@@ -45,7 +49,7 @@ class RunningHone:
         self.address_file.unlink(missing_ok=True)
         with (self.data_dir / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "server", "serve", "--port", "0", *self.options],
+                [*prefix, sys.executable, *self.program, "serve", "--port", "0", *self.options],
                 env=self.environment,
                 cwd=ROOT,
                 stdout=log,

@@ -7,7 +7,7 @@ def page() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.get_default()
-        shown = "the demo model" if name == "model" else f"`{default}`" if default != "" else "empty"
+        shown = "the demo model" if name == "model" else f"`{default}`" if str(default) else "empty"
         rows.append(f"| `HONE_{name.upper()}` | {shown} | {' '.join((field.description or '').split())} |")
     return "\n".join(
         [

@@ -13,6 +13,7 @@ LEARNER_MAY_IMPORT = {
     "server.logs",
     "server.errors",
     "server.prompts",
+    "server.checkpoint",
     "server.modeling",
     "server.decoding",
     "server.scoring",
@@ -116,6 +117,14 @@ def test_the_simulation_speaks_only_rest() -> None:
         ("server.engine", {"server.store", "server.api", "sqlmodel", "sqlalchemy"} | WEB_FRAMEWORKS),
         ("server.decoding", {"asyncio", "queue", "server.store", "server.engine.local"} | WEB_FRAMEWORKS),
         ("server.prompts", {"server.store", "server.engine"} | WEB_FRAMEWORKS),
+        (
+            "server.checkpoint",
+            {"torch", "peft", "safetensors", "server.engine", "server.modeling"} | WEB_FRAMEWORKS,
+        ),
+        *[
+            (f"server.engine.{room}", TENSORS | {"server.modeling", "server.decoding"})
+            for room in ("fleet", "greeting", "member", "places", "replica", "text", "vllm")
+        ],
         ("server.artifacts", {"server.store", "sqlmodel", "sqlalchemy"} | TENSORS | WEB_FRAMEWORKS),
         ("server.pairing", TENSORS | WEB_FRAMEWORKS | {"server.store", "httpx"}),
         ("learner.ppo", {"server", "learner", "numpy", "transformers", "peft"}),
@@ -125,6 +134,7 @@ def test_the_simulation_speaks_only_rest() -> None:
     ],
 )
 def test_a_room_knows_only_what_its_docstring_says(room: str, forbidden: set[str]) -> None:
+    assert any(within(module, {room}) for module, _ in ALL), f"nothing is guarded: there is no {room}"
     assert offenders(room, forbidden) == []
 
 

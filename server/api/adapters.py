@@ -50,7 +50,7 @@ async def report(version: Version, name: str, caller: Operator, parts: PartsDep)
     row = await parts.store.read_async(lambda session: _files(session, version))
     if not REPORTS.fullmatch(name) or name not in row[1]:
         raise NotFound(f"v{version} has no report {name!r}.", code="unknown_file")
-    folder = await asyncio.to_thread(parts.artifacts.fetch, row[0])
+    folder = await parts.artifacts.fetch_async(row[0])
     try:
         content = await asyncio.to_thread((folder / name).read_bytes)
     except OSError as error:

@@ -17,7 +17,7 @@ from server.api.deps import Chatting, Operator, Parts, PartsDep
 from server.api.models import unknown_version
 from server.api.schemas import PINNED, ChatBody
 from server.callers import Caller
-from server.chat import Ask
+from server.draft import Ask
 from server.errors import Forbidden, HoneError
 from server.store import adapters, conversations
 from server.turn import LiveTurn
@@ -36,7 +36,12 @@ async def complete(request: Request, body: ChatBody, caller: Chatting, parts: Pa
     headers = {"X-Hone-Turn-Id": turn.id}
     if not turn.streams:
         await finish_or_leave(request, turn)
-        return envelope.answer(sse.completion(turn, decoder=decoder), headers=headers)
+        answer = (
+            sse.completion(turn, decoder=None)
+            if decoder is None
+            else await asyncio.to_thread(sse.completion, turn, decoder=decoder)
+        )
+        return envelope.answer(answer, headers=headers)
     try:
         await turn.admitted()
     except BaseException:
@@ -60,6 +65,7 @@ def to_ask(body: ChatBody, caller: Caller, parts: Parts) -> Ask:
         messages=tuple(message.plain() for message in body.messages),
         temperature=settings.temperature if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
         max_tokens=body.max_completion_tokens or body.max_tokens or settings.max_tokens,
         stop=tuple(body.stop or ()),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else 0,
@@ -140,7 +146,12 @@ async def stream(turn: LiveTurn, chunks: sse.Chunks) -> AsyncIterator[bytes]:
     """What is written, as it is written."""
     yield chunks.opening()
     async for batch in turn.batches():
-        yield b"".join(chunks.piece(piece) for piece in batch) if batch else sse.KEEP_ALIVE
+        if not batch:
+            yield sse.KEEP_ALIVE
+        elif chunks.decoder is None:
+            yield chunks.pieces(batch)
+        else:  # a tokenizer says what each token is: that is no work for the event loop
+            yield await asyncio.to_thread(chunks.pieces, batch)
     if turn.error is not None:
         yield chunks.trouble(turn.error) + sse.DONE
     else:

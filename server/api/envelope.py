@@ -31,12 +31,15 @@ STATUS: dict[type[errors.HoneError], tuple[int, str]] = {
     errors.Invalid: (422, "invalid_request_error"),
     errors.Busy: (429, "rate_limit_error"),
     errors.Unavailable: (503, "server_error"),
+    errors.DeadlineExceeded: (504, "server_error"),
     errors.AdapterRejected: (409, "invalid_request_error"),
     errors.SetupError: (503, "server_error"),
 }
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 BAD_REQUEST_CODES = {"prompt_too_long"}
 """Codes of `Invalid` that OpenAI answers with 400, where its clients look for them."""
+STOPPING = "stopping"
+"""Code of what is refused because this server ends."""
 CLIENT_LEFT = 499
 """Counted, never sent."""
 OF_THE_FRAMEWORK = {
@@ -75,6 +78,8 @@ def respond(error: errors.HoneError) -> Response:
     headers = {}
     if status in {429, 503}:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if error.code == STOPPING:
+        headers["Connection"] = "close"  # the caller's next request then goes to a server that stays
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return answer(of(error), status=status, headers=headers)
@@ -98,7 +103,7 @@ def install(app: FastAPI) -> None:
 
 async def _deliberate(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.HoneError)
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Unavailable) and error.code != STOPPING:
         log.warning("%s %s: %s", request.method, request.url.path, error.message, extra={"code": error.code})
     return respond(error)
 

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlmodel import Session, select
 
 from server.api import document, envelope
-from server.api.deps import PartsDep
+from server.api.deps import Parts, PartsDep
 from server.errors import HoneError
 from server.store.tables import Counter
 
@@ -26,7 +26,10 @@ async def alive() -> Response:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", openapi_extra=document.NO_TOKEN)
 async def ready(parts: PartsDep) -> Response:
-    """Whether it can answer now. A champion that could not be loaded degrades it; it still answers."""
+    """Whether it can answer now. A champion that could not be loaded degrades it; it still answers.
+
+    Not ready from the moment that it was asked to end: whoever shares out requests turns to others.
+    """
     database = await _database(parts)
     engine = await parts.engine.status()
     segments = [
@@ -38,10 +41,9 @@ async def ready(parts: PartsDep) -> Response:
         }
         for post in parts.serving.posts()
     ]
-    is_ready = database == "ok" and engine.ready
-    degraded = any(row["trouble"] for row in segments) or bool(parts.serving.trouble)
+    state = _state(parts, is_well=database == "ok" and engine.ready)
     report: dict[str, Any] = {
-        "status": "unavailable" if not is_ready else "degraded" if degraded else "ready",
+        "status": state,
         "database": database,
         "engine": {
             "name": engine.name,
@@ -49,14 +51,27 @@ async def ready(parts: PartsDep) -> Response:
             "detail": engine.detail,
             "running": engine.running,
             "waiting": engine.waiting,
+            "rows": engine.rows,
+            "held_bytes": engine.held_bytes,
         },
         "follower": parts.serving.trouble or "ok",
         "segments": segments,
     }
-    if is_ready:
+    if state in ("ready", "degraded"):
         return envelope.answer(report)
-    away = envelope.body("This server cannot answer now.", kind="server_error", code="not_ready")
+    why = "This server is stopping." if state == "stopping" else "This server cannot answer now."
+    code = envelope.STOPPING if state == "stopping" else "not_ready"
+    away = envelope.body(why, kind="server_error", code=code)
     return envelope.answer(away | report, status=503, headers={"Retry-After": "2"})
+
+
+def _state(parts: Parts, *, is_well: bool) -> str:
+    if parts.chat.stopping:
+        return "stopping"
+    if not is_well:
+        return "unavailable"
+    in_trouble = parts.serving.trouble or any(post.trouble for post in parts.serving.posts())
+    return "degraded" if in_trouble else "ready"
 
 
 async def _database(parts: PartsDep) -> str:
@@ -76,4 +91,6 @@ async def metrics(parts: PartsDep) -> Response:
     status = await parts.engine.status()
     parts.metrics.running.set(status.running)
     parts.metrics.waiting.set(status.waiting)
+    parts.metrics.rows.set(status.rows)
+    parts.metrics.held_bytes.set(status.held_bytes)
     return Response(parts.metrics.page(), media_type=CONTENT_TYPE_LATEST)

@@ -59,6 +59,11 @@ def _several(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
+def _off(top_k: Any) -> Any:
+    """-1 is vLLM's word for "truncate nothing"; here it is 0."""
+    return 0 if top_k == -1 else top_k
+
+
 def _in_utc(moment: datetime) -> datetime:
     """The record keeps UTC, where the first and the last day of the calendar may not exist."""
     try:
@@ -116,7 +121,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """OpenAI's chat request, and Hone's `candidates` and `conversation_id`."""
+    """OpenAI's chat request, `top_k` as vLLM and others have it, and Hone's `candidates` and `conversation_id`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     model: Annotated[Text, StringConstraints(min_length=1, max_length=100), _or("default")] = "default"
@@ -126,6 +131,16 @@ class ChatBody(BaseModel):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: (
+        Annotated[
+            int,
+            BeforeValidator(_off),
+            Field(
+                ge=0, lt=2**31, description="Draw from so many of the likeliest tokens; 0 or -1: from all."
+            ),
+        ]
+        | None
+    ) = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: (

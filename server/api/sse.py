@@ -43,6 +43,10 @@ class Chunks:
             parts.append(self._event(reply, delta=delta, finish_reason=None, **extra))
         return b"".join(parts)
 
+    def pieces(self, batch: Iterable[Piece]) -> bytes:
+        """What has been added since the last time."""
+        return b"".join(self.piece(piece) for piece in batch)
+
     def piece(self, piece: Piece) -> bytes:
         """What one step added to one reply; its end comes as a chunk of its own."""
         reply, delta = piece

@@ -14,7 +14,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 STEADY_SECONDS = 600.0
 """A child that lived this long was well: the next pause is short again."""
 PATIENCE_SECONDS = 15.0
-"""How long a child may take to end when asked to."""
+"""How long a child may take to end, from when it was first asked to."""
+HURRIED_SECONDS = 1.0
+"""The same, when its parent is in a hurry."""
 
 
 class Child:
@@ -34,6 +36,8 @@ class Child:
         self._first_pause = first_pause
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._asked: float | None = None
+        self._hurried = False
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper = threading.Thread(target=self._keep, name=f"{name}-keeper", daemon=True)
 
@@ -49,9 +53,14 @@ class Child:
         """Ask the child to end, without waiting; it is not started again. Safe to call twice, or before `start`."""
         with self._lock:
             self._stopping.set()
+            self._asked = self._asked or time.monotonic()
             process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
+
+    def hurry(self) -> None:
+        """Do not wait long for the child's end: a killed one loses nothing but time."""
+        self._hurried = True
 
     def stop(self) -> None:
         """Ask, wait, insist. When this returns there is no child any more."""
@@ -59,13 +68,18 @@ class Child:
         process = self._process
         if process is not None:
             try:
-                process.wait(PATIENCE_SECONDS)
+                process.wait(self._patience())
             except subprocess.TimeoutExpired:
-                log.warning("%s did not end in %g s and is killed", self.name, PATIENCE_SECONDS)
+                log.warning("%s did not end when it was asked to and is killed", self.name)
                 process.kill()
                 process.wait()
         if self._keeper.is_alive():
             self._keeper.join(5)
+
+    def _patience(self) -> float:
+        waited = time.monotonic() - self._asked if self._asked is not None else 0.0
+        left = max(PATIENCE_SECONDS - waited, 0.0)
+        return min(left, HURRIED_SECONDS) if self._hurried else left
 
     def _keep(self) -> None:
         pause = self._first_pause

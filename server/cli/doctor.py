@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from server.cli.serve import EngineName
-from server.cli.words import AsJson, DataDir, print_json, settings_from
+from server.cli.words import AsJson, DataDir, VllmUrl, joined, print_json, settings_from
 
 COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
 
@@ -28,15 +28,29 @@ def doctor(
     engine: Annotated[
         EngineName | None, typer.Option(envvar="HONE_ENGINE", show_default="local", help="As for serve.")
     ] = None,
+    vllm_url: VllmUrl = None,
+    load: Annotated[
+        bool,
+        typer.Option(
+            "--load",
+            envvar="HONE_LOAD",
+            help="Load the base too, as serve would: which forward runs it, and the memory it takes.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at this installation and say in plain words what is wrong and what to do."""
     from server.doctor import Level, examine
 
     settings = settings_from(
-        host=host, port=port, data_dir=data_dir, model=model, engine=engine and str(engine)
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        model=model,
+        engine=engine and str(engine),
+        vllm_url=joined(vllm_url),
     )
-    findings = examine(settings)
+    findings = examine(settings, load=load)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

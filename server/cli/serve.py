@@ -9,31 +9,27 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from server.cli.child import Child
-from server.cli.words import DataDir, make_data_dir, settings_from
-from server.errors import HoneError, SetupError
+from server.cli.words import DataDir, VllmUrl, joined, make_data_dir, settings_from
+from server.errors import SetupError
 from server.settings import Settings
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 15
-"""How long running streams may go on after the server was asked to end."""
+LEARNER_PARTS = ("apscheduler", "torch")
 
 
 class EngineName(StrEnum):
     LOCAL = "local"
+    VLLM = "vllm"
     ECHO = "echo"
 
 
@@ -57,6 +53,7 @@ def serve(
     engine: Annotated[
         EngineName | None, typer.Option(envvar="HONE_ENGINE", show_default="local", help="Who answers.")
     ] = None,
+    vllm_url: VllmUrl = None,
     learner: Annotated[
         bool | None,
         typer.Option(
@@ -91,6 +88,7 @@ def serve(
         data_dir=data_dir,
         model=model,
         engine=engine and str(engine),
+        vllm_url=joined(vllm_url),
         learner=learner,
         trusted_proxies=trusted_proxies,
         cors_origins=cors_origins,
@@ -134,6 +132,7 @@ def run(settings: Settings, bound: socket.socket) -> None:
     """Serve on `bound` until a signal, with the learner beside."""
     from server import logs
     from server.app import create_app, show_first_key
+    from server.cli.listener import listen
     from server.store.session import open_store
 
     logs.configure(level=settings.log_level, as_json=settings.log_json)
@@ -154,8 +153,19 @@ def run(settings: Settings, bound: socket.socket) -> None:
         for child in children:
             child.ask()
 
+    def hurry_children() -> None:
+        for child in children:
+            child.hurry()
+
     try:
-        run_server(create_app(settings), bound, on_start=announce, on_stop=ask_children)
+        listen(
+            create_app(settings),
+            bound,
+            grace_seconds=settings.grace_seconds,
+            on_start=announce,
+            on_stop=ask_children,
+            on_hurry=hurry_children,
+        )
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
     finally:
@@ -174,86 +184,11 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-class Startup:
-    """An app whose deliberate errors at start are kept for one clear line, not logged as a traceback."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self.failed = False
-        self.error: HoneError | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self.app(scope, receive, send)
-            return
-        held: Message = {"type": "lifespan.startup.failed", "message": ""}
-
-        async def hold_failure(message: Message) -> None:
-            nonlocal held
-            if message["type"] == "lifespan.startup.failed":
-                self.failed, held = True, message
-            else:
-                await send(message)
-
-        try:
-            await self.app(scope, receive, hold_failure)
-        except HoneError as error:
-            self.error = error
-            await send({"type": "lifespan.startup.failed", "message": ""})
-        except Exception:
-            if self.failed:
-                await send(held)
-            raise
-
-
-def run_server(
-    app: ASGIApp, bound: socket.socket, *, on_start: Callable[[], None], on_stop: Callable[[], None]
-) -> None:
-    """One uvicorn worker on `bound`, until a signal.
-
-    `on_start` is called once requests are answered, `on_stop` when no new ones are, before streams have ended.
-    """
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started and not self.should_exit:
-                on_start()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            on_stop()
-            await super().shutdown(sockets)
-
-    startup = Startup(app)
-    server = Server(
-        uvicorn.Config(
-            startup,
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            ws="none",
-            server_header=False,
-            # Addresses are the app's own business: it knows which proxies are trusted.
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
-    )
-    try:
-        server.run(sockets=[bound])
-    except SystemExit:
-        # uvicorn's way of saying that the start failed, and ours of ending at SIGTERM.
-        if not startup.failed:
-            raise
-    if startup.failed:
-        raise startup.error or SetupError("the server could not start; the lines above say why")
-
-
 def learner_beside(settings: Settings) -> list[Child]:
     """The scheduler, at low priority (its own doing), watching this process so as not to outlive it; or nobody."""
-    if not settings.learner or settings.engine != "local":
+    if not settings.learner or settings.engine == "echo":
         return []
-    if find_spec("apscheduler") is None:
+    if not all(map(find_spec, LEARNER_PARTS)):
         log.warning("the learner is not installed: pip install 'hone-chat[learner]'")
         return []
     command = [sys.executable, "-m", "learner", "run", "--parent", str(os.getpid())]

@@ -22,6 +22,15 @@ DataDir = Annotated[
         help="Where the database and adapters live.",
     ),
 ]
+VllmUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vllm-url",
+        envvar="HONE_VLLM_URL",
+        show_default="none",
+        help="A vLLM server of the base model, for --engine vllm; may be given several times.",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
@@ -69,6 +78,11 @@ def settings_from(**options: object) -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"HONE_{str(at['loc'][0]).upper()}: {at['msg']}" for at in error.errors())
         raise SetupError(f"settings cannot stand: {wrong}") from error
+
+
+def joined(values: Sequence[str] | None) -> str | None:
+    """An option that may be given several times, as the setting that holds them all."""
+    return ",".join(values) if values else None
 
 
 def make_data_dir(settings: Settings) -> None:

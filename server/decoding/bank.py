@@ -1,6 +1,6 @@
 """Several adapter versions in one batch: their factors stacked along the rank, each row masked to its own slice.
 
-    y + (x Aᵀ ⊙ mask) B        A: (slots · rank, in), B: (out, slots · rank)
+    y + (x Aᵀ ⊙ mask) B        A: (slots · rank, in), B: (slots · rank, out)
 
 Two matmuls for each layer whatever the mix. A version is written into a slice that no running row reads, so loading
 cannot touch a reply in flight. Slices not in use hold zeros: a mask times a number that is not finite would spread.
@@ -8,7 +8,9 @@ cannot touch a reply in flight. Slices not in use hold zeros: a mask times a num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from server.decoding.room import zeros
 from server.errors import NotFound
 from server.modeling import (
     Base,
@@ -26,7 +29,12 @@ from server.modeling import (
     read_adapter,
 )
 
-FIRST_SLOTS = 4
+SLOTS = 16
+"""Room for so many versions from the first on; a place that was never used takes no memory on a CPU."""
+COPIES = 4
+"""Choices of slots that do not lie side by side, of which copies are kept."""
+FEW_ROWS = 64
+"""Fewer rows than this are multiplied in float32 on a CPU: for so little oneDNN's bfloat16 is mostly preparation."""
 
 
 class Prepared(NamedTuple):
@@ -34,35 +42,60 @@ class Prepared(NamedTuple):
 
     rank: int
     factors: dict[str, tuple[Tensor, Tensor]]
+    """By layer: A (rank, in), and B (rank, out) with the scale in it."""
 
 
 class AdapterBank:
-    """The adapters beside one base. `prepare` may run on any thread, everything else between two steps."""
+    """The adapters beside one base. `prepare` may run on any thread, everything else between two steps.
 
-    def __init__(self, base: Base) -> None:
+    Linear layers that read the same input form a group: their first factors are one matrix. A trunk that runs them
+    together names its groups and calls `add`; without groups every layer is one, and hooks on the layers do it.
+    """
+
+    def __init__(self, base: Base, groups: Sequence[Sequence[str]] | None = None) -> None:
         self._base = base
-        self._layers = linears(base.model)
+        layers = linears(base.model)
+        self._groups = [_Group.of(names, layers) for names in groups or [(name,) for name in layers]]
+        self._where = {
+            name: (group, member) for group in self._groups for member, name in enumerate(group.names)
+        }
         self._slots: dict[int, int] = {}
+        self._ranks: dict[int, int] = {}
         self._capacity = self._rank = 0
-        self._a: dict[str, Tensor] = {}
-        self._b: dict[str, Tensor] = {}
-        self._span = slice(0, 0)
+        self.is_active = False
+        """Whether any row of the forward that comes needs an adapter."""
+        self._selected: list[tuple[Tensor, ...]] = []
+        """For each group the selected slots' A (slots · members · rank, in) and, by member, B (slots · rank, out)."""
+        self._views: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
+        self._copies: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         self._mask: Tensor | None = None
-        self._hooks = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
+        self._hooks = (
+            []
+            if groups
+            else [
+                layers[group.names[0]].register_forward_hook(self._hook(number))
+                for number, group in enumerate(self._groups)
+            ]
+        )
 
     @property
     def versions(self) -> tuple[int, ...]:
         """Versions held; 0, the bare base, always is."""
         return (0, *sorted(self._slots))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self._base.device
+
     def prepare(self, path: Path) -> Prepared:
         """Read and check a PEFT folder. Raises AdapterRejected when it does not fit this base."""
         check_manifest(self._base, path)
         weights = read_adapter(path)
         check_shapes(self._base.model, weights)
-        where: dict[str, Any] = {"device": self._base.device, "dtype": self._base.dtype}
+        where: dict[str, Any] = {"device": self._base.device, "dtype": kept_in(self._base)}
         factors = {
-            name: (a.to(**where), (b * weights.scaling).to(**where))
+            name: (a.to(**where), (b * weights.scaling).t().contiguous().to(**where))
             for name, (a, b) in weights.factors.items()
         }
         return Prepared(rank=weights.rank, factors=factors)
@@ -72,71 +105,159 @@ class AdapterBank:
         if version in self._slots:
             return
         slot = next(i for i in range(len(self._slots) + 1) if i not in self._slots.values())
-        self._make_room(slots=slot + 1, rank=prepared.rank)
-        columns = slice(slot * self._rank, slot * self._rank + prepared.rank)
-        for name, (a, b) in prepared.factors.items():
-            self._a[name][columns] = a
-            self._b[name][:, columns] = b
-        self._slots[version] = slot
+        self._make_room(slots=slot + 1, rank=max(prepared.rank, self._rank))
+        try:
+            for name, (a, b) in prepared.factors.items():
+                group, member = self._where[name]
+                group.a[slot, member, : prepared.rank] = a
+                group.b[member][slot, : prepared.rank] = b
+        except BaseException:
+            self._clear(slot)
+            raise
+        self._slots[version], self._ranks[version] = slot, prepared.rank
 
     def remove(self, version: int) -> None:
-        """Let go of `version`; its slice is zeroed."""
+        """Let go of `version`; its slice is zeroed, and the others' become as narrow as they may."""
         slot = self._slots.pop(version, None)
         if slot is None:
             return
-        columns = slice(slot * self._rank, (slot + 1) * self._rank)
-        for name in self._layers:
-            self._a[name][columns] = 0
-            self._b[name][:, columns] = 0
+        del self._ranks[version]
+        self._clear(slot)
+        self._make_room(slots=self._capacity, rank=max(self._ranks.values(), default=self._rank))
 
-    def select(self, versions: Sequence[int]) -> None:
-        """The version of each row of the forwards that follow; one for all when they agree."""
+    def select(self, versions: Sequence[int], *, length: int = 1) -> None:
+        """The version of each row of the forwards that follow, in which a row has `length` tokens."""
         unknown = set(versions) - set(self._slots) - {0}
         if unknown:
             raise NotFound(f"version {min(unknown)} is not held", code="unknown_version")
         slots = [self._slots.get(version, -1) for version in versions]
-        used = sorted({slot for slot in slots if slot >= 0})
+        used = tuple(sorted({slot for slot in slots if slot >= 0}))
         self._mask = None
+        self.is_active = bool(used)
         if not used:
-            self._span = slice(0, 0)
             return
-        first, last = used[0], used[-1] + 1
-        self._span = slice(first * self._rank, last * self._rank)
+        self._selected = self._of_slots(used)
         if len(set(slots)) > 1:
-            own = torch.tensor(slots, device=self._base.device)[:, None] == torch.arange(
-                first, last, device=self._base.device
-            )
-            self._mask = own.repeat_interleave(self._rank, dim=1).to(self._base.dtype)[:, None]
+            device = self._base.device
+            other = torch.tensor(slots, device=device)[:, None] != torch.tensor(used, device=device)
+            self._mask = other.repeat_interleave(length, dim=0)[..., None]  # (rows · length, slots, 1)
+
+    def _of_slots(self, used: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
+        """Factors of just these slots: where they lie, or a copy when others lie between them."""
+        is_row = used[-1] - used[0] == len(used) - 1
+        held = self._views if is_row else self._copies
+        if used not in held:
+            if not is_row and len(held) >= COPIES:
+                del held[next(iter(held))]
+            which = slice(used[0], used[-1] + 1) if is_row else torch.tensor(used, device=self._base.device)
+            held[used] = [group.of_slots(which) for group in self._groups]
+        return held[used]
+
+    def add(self, number: int, x: Tensor, out: Tensor) -> None:
+        """Add what the selected versions bring to a group's `out` (N, all of its outputs), from its `x` (N, in)."""
+        group = self._groups[number]
+        a, *bs = self._selected[number]
+        if a.dtype == out.dtype:
+            target = out
+        elif len(x) < FEW_ROWS:
+            x, target = x.float(), torch.empty(out.shape, dtype=a.dtype)
+        else:
+            a, bs, target = a.to(out.dtype), [b.to(out.dtype) for b in bs], out
+        inner = functional.linear(x, a)  # (N, slots · members · rank)
+        if self._mask is not None:
+            # Filled and not multiplied: what another version makes of a row may be anything, and 0 · inf is not 0.
+            inner = inner.view(*self._mask.shape[:2], -1).masked_fill_(self._mask, 0.0).view(len(x), -1)
+        for own, b, columns in zip(self._shares(inner, len(bs)), bs, group.columns, strict=True):
+            if target is out:
+                out[:, columns].addmm_(own, b)
+            else:
+                torch.mm(own, b, out=target[:, columns])
+        if target is not out:
+            out.add_(target)
+
+    def _shares(self, inner: Tensor, members: int) -> list[Tensor]:
+        """What each member of a group reads of `inner`: (N, slots · rank) each."""
+        if members == 1:
+            return [inner]
+        by_slot = inner.view(len(inner), -1, members, self._rank)
+        return [by_slot[:, :, member].reshape(len(inner), -1) for member in range(members)]
 
     def close(self) -> None:
         """Leave the base as it was."""
         for hook in self._hooks:
             hook.remove()
 
-    def _hook(self, name: str) -> Any:
+    def _hook(self, number: int) -> Any:
         def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if self._span.start == self._span.stop:
+            if not self.is_active:
                 return None
-            inner = functional.linear(inputs[0], self._a[name][self._span])
-            if self._mask is not None:
-                inner = inner * self._mask
-            return output + functional.linear(inner, self._b[name][:, self._span])
+            x, out = inputs[0], output.clone()
+            self.add(number, x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1]))
+            return out
 
         return add
 
+    def _clear(self, slot: int) -> None:
+        for group in self._groups:
+            group.a[slot] = 0
+            for b in group.b:
+                b[slot] = 0
+
     def _make_room(self, *, slots: int, rank: int) -> None:
-        if slots <= self._capacity and rank <= self._rank:
+        """For at least `slots` slots of exactly this rank, which is that of the largest adapter held."""
+        self._views.clear()
+        self._copies.clear()
+        if slots <= self._capacity and rank == self._rank:
             return
-        old_capacity, old_rank = self._capacity, self._rank
-        self._rank = max(rank, old_rank)
-        self._capacity = old_capacity if slots <= old_capacity else max(slots, FIRST_SLOTS, 2 * old_capacity)
-        size = self._capacity * self._rank
-        for name, layer in self._layers.items():
-            size_in, size_out = features(layer)
-            weight: Tensor = layer.weight  # type: ignore[assignment]
-            a, b = weight.new_zeros(size, size_in), weight.new_zeros(size_out, size)
-            for slot in range(old_capacity):
-                new = slice(slot * self._rank, slot * self._rank + old_rank)
-                old = slice(slot * old_rank, (slot + 1) * old_rank)
-                a[new], b[:, new] = self._a[name][old], self._b[name][:, old]
-            self._a[name], self._b[name] = a, b
+        self._rank = rank
+        self._capacity = max(slots, SLOTS, self._capacity)
+        for group in self._groups:
+            group.resize(slots=self._capacity, rank=rank, like=self._base)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The stacked factors of linear layers that share an input."""
+
+    names: tuple[str, ...]
+    size_in: int
+    columns: tuple[slice, ...]
+    """Which outputs of the group are each member's."""
+    a: Tensor
+    """(slots, members, rank, in)"""
+    b: list[Tensor]
+    """For each member (slots, rank, out)."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], layers: Mapping[str, nn.Module]) -> _Group:
+        sizes = [features(layers[name]) for name in names]
+        ends = list(accumulate(size for _, size in sizes))
+        columns = tuple(slice(end - size, end) for end, (_, size) in zip(ends, sizes, strict=True))
+        return cls(tuple(names), sizes[0][0], columns, torch.empty(0), [])
+
+    def of_slots(self, which: slice | Tensor) -> tuple[Tensor, ...]:
+        """A and each member's B of these slots, as matrices: views of a slice, else copies."""
+        return (
+            self.a[which].reshape(-1, self.size_in),
+            *(b[which].reshape(-1, b.shape[-1]) for b in self.b),
+        )
+
+    def resize(self, *, slots: int, rank: int, like: Base) -> None:
+        """Other tensors with what the old ones held, zeros elsewhere."""
+        where: dict[str, Any] = {"device": like.device, "dtype": kept_in(like)}
+        a = zeros(slots, len(self.names), rank, self.size_in, **where)
+        b = [zeros(slots, rank, column.stop - column.start, **where) for column in self.columns]
+        if self.b:
+            held, _, old_rank, _ = self.a.shape
+            both = min(rank, old_rank)
+            for slot in range(held):  # only slots that hold something are touched
+                if self.a[slot].any():
+                    a[slot, :, :both] = self.a[slot, :, :both]
+                    for new, old in zip(b, self.b, strict=True):
+                        new[slot, :both] = old[slot, :both]
+        self.a, self.b = a, b
+
+
+def kept_in(base: Base) -> torch.dtype:
+    """The type of adapters beside this base: float32 on a CPU, where the few rows of a step are faster in it."""
+    return torch.float32 if base.device.type == "cpu" else base.dtype

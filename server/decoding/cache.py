@@ -1,57 +1,95 @@
-"""Keys and values of the running rows: dense slots 0..B-1 that grow on demand.
+"""Keys and values of rows of tokens: dense slots 0..B-1 that grow on demand.
 
-Answers the one call that a model's attention makes (`update`). Rows are right-padded: what lies behind a row's length
-is finite garbage that the mask hides. Refuses to know requests, adapters and sampling.
+Answers the one call that a model's attention makes (`update`). What lies behind a row's length is finite garbage that
+a mask hides. Refuses to know requests, adapters and sampling.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from server.decoding.room import zeros
+
 BUCKET = 32
-"""Lengths read are multiples of this, so that neighbouring steps have the same shapes."""
-FIRST_ROWS, FIRST_LENGTH = 4, 128
+"""Lengths read and held are multiples of this, so that neighbouring steps have the same shapes."""
+
+Kept = dict[int, tuple[Tensor, Tensor]]
+"""One row's keys and values, each (heads, length, head size), by layer."""
 
 
 class SlotCache:
-    """Per layer one (rows, heads, length, head size) tensor for keys and one for values."""
+    """Per layer one (rows, heads, length, head size) tensor for keys and one for values, never longer than `most`."""
 
-    def __init__(self, *, rows: int, length: int) -> None:
-        self.most_rows, self.most_length = rows, length
+    def __init__(self, *, most: int, rows: int = 0, length: int = 0) -> None:
+        """Room for `rows` times `length` positions to begin with; `most` is the model's context."""
+        self.most = most
+        self._room = rows, self._bucket(length)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._rows = slice(0, 0)
-        self._positions: Tensor | None = None
+        self._fresh = True
         self._span = 0
+        self._positions = torch.zeros(0, 0, dtype=torch.long)
 
-    def begin_prefill(self, first_row: int, rows: int) -> None:
-        """The next forward writes whole prompts into rows `first_row ..`, from position 0."""
-        self._rows, self._positions = slice(first_row, first_row + rows), None
+    @property
+    def room(self) -> tuple[int, int]:
+        """Rows, and positions of each, that there is room for."""
+        return self._room
 
-    def begin_step(self, positions: Tensor) -> int:
-        """The next forward adds one token per row at `positions` (B,); returns the length S that it reads."""
-        rows = int(positions.shape[0])
-        longest = int(positions.max()) + 1
-        self._rows, self._positions = slice(0, rows), positions
-        self._span = min(-(-longest // BUCKET) * BUCKET, self.most_length)
+    @property
+    def held_bytes(self) -> int:
+        """What all keys and values would take if every position were in use."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for store in (self._keys, self._values)
+            for tensor in store.values()
+        )
+
+    def make_room(self, *, rows: int, length: int) -> None:
+        """At least so much room; where there is less, just so much: what was larger for others becomes smaller."""
+        length = self._bucket(length)
+        have_rows, have_length = self._room
+        if have_rows >= rows and have_length >= length:
+            return
+        self._room = rows, length
+        for store in (self._keys, self._values):
+            for layer, held in store.items():
+                store[layer] = _resized(held, rows, length)
+
+    def begin(self, first_row: int, starts: Sequence[int], length: int, device: torch.device) -> Tensor:
+        """The next forward writes `length` tokens into each of the rows `first_row ..`, from their `starts` on.
+
+        Returns their positions (B, length), of which none is behind `most`. What a row gets beyond its own end is
+        hidden until it is overwritten.
+        """
+        assert max(starts) + length <= self.most, "positions end where the context does"
+        self._rows = slice(first_row, first_row + len(starts))
+        self._fresh = not any(starts)
+        self._span = length if self._fresh else self._bucket(max(starts) + length)
+        rows, longest = self._room
+        if self._rows.stop > rows or self._span > longest:
+            self.make_room(rows=max(rows, self._rows.stop), length=max(longest, self._span))
+        offsets = torch.arange(length, device=device)
+        self._positions = torch.tensor(starts, device=device)[:, None] + offsets
+        return self._positions
+
+    @property
+    def span(self) -> int:
+        """How many positions the forward that was begun reads."""
         return self._span
 
+    @property
+    def fresh(self) -> bool:
+        """Whether every row of it starts at position 0, so that it reads nothing but what it writes."""
+        return self._fresh
+
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store (B, heads, q, D) of one layer; returns what this forward's queries may look at."""
-        if self._positions is None:
-            self._make_room(layer, keys, values, length=keys.shape[2])
-            self._keys[layer][self._rows, :, : keys.shape[2]] = keys
-            self._values[layer][self._rows, :, : keys.shape[2]] = values
-            return keys, values
-        self._make_room(layer, keys, values, length=self._span)
-        stored_keys, stored_values = self._keys[layer], self._values[layer]
-        rows = torch.arange(self._rows.stop, device=keys.device)
-        stored_keys[rows, :, self._positions] = keys[:, :, 0]
-        stored_values[rows, :, self._positions] = values[:, :, 0]
-        return stored_keys[self._rows, :, : self._span], stored_values[self._rows, :, : self._span]
+        """Store (B, heads, length, D) of one layer; returns what this forward's queries may look at."""
+        return self._store(self._keys, keys, layer), self._store(self._values, values, layer)
 
     def move(self, source: int, target: int, *, length: int) -> None:
         """Copy the first `length` positions of row `source` over row `target`."""
@@ -59,41 +97,62 @@ class SlotCache:
             for tensor in store.values():
                 tensor[target, :, :length] = tensor[source, :, :length]
 
+    def read(self, row: int, *, length: int) -> Kept:
+        """The first `length` positions of a row, as views."""
+        return {
+            layer: (keys[row, :, :length], self._values[layer][row, :, :length])
+            for layer, keys in self._keys.items()
+        }
+
+    def write(self, row: int, kept: Kept, *, length: int) -> None:
+        """Put the first `length` positions of another cache's row into `row`, for which there is room."""
+        for layer, pair in kept.items():
+            for store, tensor in zip((self._keys, self._values), pair, strict=True):
+                self._layer(store, layer, tensor[None])[row, :, :length] = tensor[:, :length]
+
     def get_seq_length(self, layer: int = 0) -> int:
         """Asked by some models; positions are always given explicitly."""
-        return self._span if self._positions is not None else 0
+        return 0 if self._fresh else self._span - self._positions.shape[1]
 
-    def _make_room(self, layer: int, keys: Tensor, values: Tensor, *, length: int) -> None:
-        for store, sample in ((self._keys, keys), (self._values, values)):
-            held = store.get(layer)
-            have_rows, have_length = (0, 0) if held is None else (held.shape[0], held.shape[2])
-            if have_rows >= self._rows.stop and have_length >= length:
-                continue
-            grown = sample.new_zeros(
-                _grow(have_rows or FIRST_ROWS, self._rows.stop, self.most_rows),
-                sample.shape[1],
-                _grow(have_length or FIRST_LENGTH, length, self.most_length),
-                sample.shape[3],
+    def _bucket(self, length: int) -> int:
+        return min(-(-length // BUCKET) * BUCKET, self.most)
+
+    def _layer(self, store: dict[int, Tensor], layer: int, like: Tensor) -> Tensor:
+        if layer not in store:
+            rows, length = self._room
+            store[layer] = zeros(
+                rows, like.shape[1], length, like.shape[3], dtype=like.dtype, device=like.device
             )
-            if held is not None:
-                grown[:have_rows, :, :have_length] = held
-            store[layer] = grown
+        return store[layer]
+
+    def _store(self, store: dict[int, Tensor], fresh: Tensor, layer: int) -> Tensor:
+        held = self._layer(store, layer, fresh)[self._rows]
+        length = fresh.shape[2]
+        if self._fresh:
+            held[:, :, :length] = fresh
+            return fresh
+        rows = torch.arange(len(held), device=fresh.device)
+        if length == 1:
+            held[rows, :, self._positions[:, 0]] = fresh[:, :, 0]
+        else:
+            held[rows[:, None], :, self._positions] = fresh.transpose(1, 2)
+        return held[:, :, : self._span]
 
 
-def causal_mask(length: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Additive (1, 1, L, L): each position sees itself and what came before. Right padding needs no more."""
-    hidden = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype, device=device)
-    return hidden.triu(1)[None, None]
+def _resized(held: Tensor, rows: int, length: int) -> Tensor:
+    """(rows, heads, length, D) with what fits of `held`, zeros elsewhere."""
+    resized = zeros(rows, held.shape[1], length, held.shape[3], dtype=held.dtype, device=held.device)
+    both_rows, both_length = min(rows, held.shape[0]), min(length, held.shape[2])
+    resized[:both_rows, :, :both_length] = held[:both_rows, :, :both_length]
+    return resized
 
 
-def step_mask(positions: Tensor, span: int, *, dtype: torch.dtype) -> Tensor:
-    """Additive (B, 1, 1, S): the row's one new token at `positions` (B,) sees everything up to itself."""
-    seen = torch.arange(span, device=positions.device)[None] <= positions[:, None]
+def hidden_from(positions: Tensor, span: int, *, dtype: torch.dtype, window: int | None = None) -> Tensor:
+    """Additive (B, 1, L, S): a query at `positions` (B, L) sees keys 0 .. itself, the last `window` of them at most."""
+    keys = torch.arange(span, device=positions.device)
+    queries = positions[:, None, :, None]
+    seen = keys <= queries
+    if window is not None:
+        seen &= keys > queries - window
     mask = torch.zeros(seen.shape, dtype=dtype, device=positions.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
-
-
-def _grow(size: int, needed: int, most: int) -> int:
-    while size < needed:
-        size *= 2
-    return max(min(size, most), needed)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)

@@ -6,6 +6,7 @@ Log probabilities are those of the raw policy: temperature 1, nothing truncated,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ from server.engine.base import Sampling
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
+COLD = 1e-5
+"""Below this temperature the likeliest id is taken: float32 cannot divide by much less."""
+LIKELIEST = 1024
+"""So many ids are looked at first for what `top_p` keeps."""
 
 
 class Draw(NamedTuple):
@@ -26,7 +31,7 @@ class Draw(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The id chosen for one row. `top` holds (id, logprob) of the likeliest ids, when they were asked for."""
+    """The id chosen for one row, its log probability, and (id, logprob) of the likeliest ids where asked for."""
 
     token_id: int
     logprob: float
@@ -47,20 +52,18 @@ def _mix(state: int) -> int:
     return state ^ state >> 31
 
 
-def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """One choice per row of float32 `logits` (B, V). Raises FloatingPointError when a row is not finite."""
-    raw = torch.log_softmax(logits, dim=-1)
+def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | None]:
+    """One choice for each row of float32 `logits` (B, V); None where the policy gave no finite probability."""
+    norm = torch.logsumexp(logits, dim=-1)
     chosen = logits.argmax(dim=-1)
-    warm = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    warm = [i for i, draw in enumerate(draws) if draw.sampling.temperature >= COLD]
     if warm:
         some = warm if len(warm) < len(draws) else slice(None)
         chosen[some] = _sample(logits[some], [draws[i] for i in warm])
-    logprobs = raw.gather(1, chosen[:, None])[:, 0]
-    if not bool(torch.isfinite(logprobs).all()):
-        raise FloatingPointError("the policy gave a row without a finite probability")
-    tops = _tops(raw, draws)
+    logprobs = logits.gather(1, chosen[:, None])[:, 0] - norm
+    tops = _tops(logits, norm, draws)
     return [
-        Choice(token_id, logprob, top)
+        Choice(token_id, logprob, top) if math.isfinite(logprob) else None
         for token_id, logprob, top in zip(chosen.tolist(), logprobs.tolist(), tops, strict=True)
     ]
 
@@ -70,36 +73,59 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     device = logits.device
     temperature = torch.tensor([d.sampling.temperature for d in draws], device=device)
     probabilities = torch.softmax(logits / temperature[:, None], dim=-1)
-    cut = [i for i, d in enumerate(draws) if d.sampling.top_k > 0 or d.sampling.top_p < 1]
-    if cut:
-        probabilities[cut] = _truncate(probabilities[cut], [draws[i].sampling for i in cut])
-    cdf = probabilities.cumsum(dim=-1, dtype=torch.float64)
     points = torch.tensor(
         [uniform(d.sampling.seed, d.position) for d in draws], dtype=torch.float64, device=device
+    )[:, None]
+    cut = [d.sampling.top_k > 0 or d.sampling.top_p < 1 for d in draws]
+    if not any(cut):
+        return _invert(probabilities, points)
+    chosen = torch.empty(len(draws), dtype=torch.long, device=device)
+    some, rest = (
+        [i for i, is_cut in enumerate(cut) if is_cut],
+        [i for i, is_cut in enumerate(cut) if not is_cut],
     )
-    found = torch.searchsorted(cdf, points[:, None] * cdf[:, -1:], right=True)[:, 0]
-    return found.clamp_(max=logits.shape[-1] - 1)
+    ids, kept = _truncate(probabilities[some], [draws[i].sampling for i in some])
+    chosen[some] = ids.gather(1, _invert(kept, points[some])[:, None])[:, 0]
+    if rest:
+        chosen[rest] = _invert(probabilities[rest], points[rest])
+    return chosen
 
 
-def _truncate(probabilities: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Zero all but the `top_k` likeliest ids and the smallest set that holds `top_p` of what is left."""
+def _invert(weights: Tensor, points: Tensor) -> Tensor:
+    """Where the running sum of `weights` (B, K) passes the share `points` (B, 1) of the whole: (B,)."""
+    cdf = weights.cumsum(dim=-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, points * cdf[:, -1:], right=True)[:, 0].clamp_(max=weights.shape[-1] - 1)
+
+
+def _truncate(probabilities: Tensor, samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
+    """The `top_k` likeliest ids, and of those the fewest that hold `top_p`: ids (B, K) rising, probabilities (B, K).
+
+    What is left out has probability 0.
+    """
     device, size = probabilities.device, probabilities.shape[-1]
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    most = torch.tensor([s.top_k if s.top_k > 0 else size for s in samplings], device=device)
-    ordered = ordered * (torch.arange(size, device=device)[None] < most[:, None])
-    mass = torch.tensor([min(s.top_p, 1.0) for s in samplings], device=device)[:, None]
-    before = ordered.cumsum(dim=-1, dtype=torch.float64) - ordered
-    keep = before < mass * ordered.sum(dim=-1, keepdim=True)
+    most = torch.tensor([s.top_k if s.top_k > 0 else size for s in samplings], device=device)[:, None]
+    mass = torch.tensor([min(s.top_p, 1.0) for s in samplings], dtype=torch.float64, device=device)[:, None]
+    ordered, order = probabilities.topk(min(LIKELIEST, size), dim=-1)
+    holds_enough = ordered.sum(dim=-1, keepdim=True, dtype=torch.float64) >= mass
+    # Sorting the whole vocabulary would cost as much as a small model's step, and hardly ever has to be.
+    if not bool(((most <= order.shape[1]) | (most >= size) & holds_enough).all()):
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    ordered = ordered.double() * (torch.arange(order.shape[1], device=device) < most)
+    whole = torch.where(most < size, ordered.sum(dim=-1, keepdim=True), 1.0)
+    keep = ordered.cumsum(dim=-1) - ordered < mass * whole
     keep[:, 0] = True
-    return torch.zeros_like(probabilities).scatter_(1, order, ordered * keep)
+    ids, back = order.sort(dim=-1)
+    return ids, (ordered * keep).gather(1, back)
 
 
-def _tops(raw: Tensor, draws: Sequence[Draw]) -> list[tuple[tuple[int, float], ...]]:
+def _tops(logits: Tensor, norm: Tensor, draws: Sequence[Draw]) -> list[tuple[tuple[int, float], ...]]:
     most = max(draw.sampling.top_logprobs for draw in draws)
     if most < 1:
         return [()] * len(draws)
-    values, ids = raw.topk(min(most, raw.shape[-1]), dim=-1)
+    values, ids = logits.topk(min(most, logits.shape[-1]), dim=-1)
     return [
         tuple(zip(row_ids, row_values, strict=True))[: draw.sampling.top_logprobs]
-        for row_ids, row_values, draw in zip(ids.tolist(), values.tolist(), draws, strict=True)
+        for row_ids, row_values, draw in zip(
+            ids.tolist(), (values - norm[:, None]).tolist(), draws, strict=True
+        )
     ]

@@ -23,12 +23,19 @@ class Served(NamedTuple):
 
 
 def make_engine(settings: Settings) -> Served:
-    """The engine that the settings name, ready to answer. Raises SetupError when there is no such model."""
+    """The engine that the settings name. Raises SetupError when there is no such model.
+
+    The one over vLLM watches its servers, so it is made inside of a running event loop.
+    """
     if settings.engine == "echo":
         from server.engine.echo import EchoEngine, echo_renderer
 
         renderer = echo_renderer()
         return Served(EchoEngine(), renderer, BaseIdentity("echo", "echo", renderer.template_hash))
-    from server.engine.local import local_engine
+    if settings.engine == "vllm":
+        from server.engine.vllm import vllm_engine
+
+        return vllm_engine(settings)
+    from server.engine.machine import local_engine
 
     return local_engine(settings)

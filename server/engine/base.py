@@ -7,11 +7,14 @@ call, never state of the engine; version 0 is the bare base.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
+
+NOTHING_PROMISED: Mapping[str, int] = MappingProxyType({})
 
 
 class FinishReason(StrEnum):
@@ -22,7 +25,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """`max_tokens` or the context was used up."""
     CANCELLED = "cancelled"
-    """The caller went away."""
+    """The caller went away, or the server was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class Prompt:
     """A rendered conversation: ids that end where the reply begins."""
 
     token_ids: tuple[int, ...]
+
+
+Answered = tuple[Prompt, tuple[int, ...]]
+"""A prompt and the ids of a response to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,10 @@ class EngineStatus:
     running: int
     waiting: int
     detail: str = ""
+    rows: int = 0
+    """Replies that the decoder itself works on or holds back, by its own count; `running` is of promised places."""
+    held_bytes: int = 0
+    """Memory of its keys and values, those of finished replies included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +114,29 @@ class Engine(Protocol):
     async def unload(self, version: int) -> None:
         """Let go of `version`. The caller has made sure that no reply still runs on it."""
 
-    def must_admit(self, n: int) -> None:
+    def must_admit(self, n: int, *, who: str = "", promised: Mapping[str, int] = NOTHING_PROMISED) -> None:
         """Refuse what `generate` would refuse now for `n` more replies: Busy when full, Unavailable when away.
 
-        Takes no place and waits for nothing, so that a caller may ask before it writes anything down.
+        An engine with a queue also refuses a `who` that has its share of it: what is admitted is not refused for
+        that later. `promised` are replies of each who that were admitted and have not yet asked. Takes no place and
+        waits for nothing, so that a caller may ask before it writes anything down.
         """
 
-    def generate(self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1) -> AsyncIterator[Delta]:
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
+    ) -> AsyncIterator[Delta]:
         """Stream `n` replies, told apart by `Delta.index`; reply i draws with seed `sampling.seed + i`.
 
-        Closing the iterator cancels within one step. Raises Busy when the queue is full, Unavailable when
-        the engine is away, NotFound (code `unknown_version`) when `version` is not held.
+        `who` is an opaque name; an engine with a queue serves one who after the other, not all of one first.
+        Closing the iterator cancels within one step. Raises Busy when the queue is full, Unavailable when the engine
+        is away, NotFound (code `unknown_version`) when `version` is not held.
         """
 
     async def logprobs(self, version: int, prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:
         """Raw-policy log probability of each response id, in nats."""
+
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item, in their order, as one piece of work that running replies hardly notice."""
 
     async def status(self) -> EngineStatus:
         """What is held and how busy it is; cheap enough to ask every second."""

@@ -15,7 +15,16 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from server.engine.base import Delta, EngineStatus, FinishReason, Prompt, Sampling, TopLogprob
+from server.engine.base import (
+    NOTHING_PROMISED,
+    Answered,
+    Delta,
+    EngineStatus,
+    FinishReason,
+    Prompt,
+    Sampling,
+    TopLogprob,
+)
 from server.errors import AdapterRejected, Busy, NotFound, Unavailable
 from server.prompts import Renderer
 
@@ -91,14 +100,14 @@ class EchoEngine:
         if version:
             self._versions.discard(version)
 
-    def must_admit(self, n: int) -> None:
-        """Raises Busy when `n` more replies would find no place, Unavailable when closed."""
+    def must_admit(self, n: int, *, who: str = "", promised: Mapping[str, int] = NOTHING_PROMISED) -> None:
+        """Raises Busy when `n` more replies would find no place, Unavailable when closed. Nobody waits here."""
         self._must_be_open()
-        if self._open + n > self.max_open:
+        if self._open + n + sum(promised.values()) > self.max_open:
             raise Busy("all places are taken", retry_after=1.0)
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         """Stream `n` replies word by word, interleaved."""
         self._must_hold(version)
@@ -124,6 +133,10 @@ class EchoEngine:
         """The same made-up numbers that `generate` reported for these ids."""
         self._must_hold(version)
         return tuple(logprob(version, prompt.token_ids, response, at) for at in range(len(response)))
+
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of each item."""
+        return [await self.logprobs(version, prompt, response) for prompt, response in items]
 
     async def status(self) -> EngineStatus:
         """Ready until closed."""

@@ -12,33 +12,41 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 import queue
 import threading
-import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
-from server.decoding import AdapterBank, Decoder, DecodeRequest, Emission
-from server.engine import Served
-from server.engine.base import BaseIdentity, Delta, EngineStatus, FinishReason, Prompt, Sampling
-from server.errors import Busy, Conflict, HoneError, Invalid, NotFound, Unavailable
-from server.modeling import Base, load_base, sequence_logprobs
-from server.settings import Settings
+from server.decoding import (
+    PREFILL_TOKENS,
+    Decoder,
+    DecodeRequest,
+    Emission,
+    Fitted,
+    Scoring,
+    check,
+)
+from server.engine.base import (
+    NOTHING_PROMISED,
+    Answered,
+    Delta,
+    EngineStatus,
+    FinishReason,
+    Prompt,
+    Sampling,
+)
+from server.engine.places import Places
+from server.errors import Conflict, HoneError, Invalid, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEAL_SECONDS = 5.0
 """How often a broken engine tries itself again."""
-MEMORY = 64
-"""Finished replies from which the throughput is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +57,44 @@ class _Channel:
     queue: asyncio.Queue[Delta | HoneError]
 
 
+@dataclass(slots=True)
+class _Seat:
+    """One reply's place, and where its deltas go. `begun` once it has left the queue."""
+
+    channel: _Channel
+    index: int
+    who: str
+    begun: bool = False
+
+
 class LocalEngine:
     """Continuous batching over one base, many adapter versions at once."""
 
-    def __init__(self, base: Base, *, max_running: int, max_waiting: int) -> None:
-        self.base = base
-        self.max_running, self.max_waiting = max_running, max_waiting
-        self._bank = AdapterBank(base)
-        self._decoder = Decoder(base, slots=max_running, bank=self._bank)
-        self._decoder.check()
+    def __init__(
+        self,
+        fitted: Fitted,
+        *,
+        max_running: int,
+        max_waiting: int,
+        cache_tokens: int = 0,
+        prefix_bytes: int = 0,
+        prefill_tokens: int = PREFILL_TOKENS,
+    ) -> None:
+        self.base, self._trunk, self._bank, self._expected = fitted
+        self._decoder = Decoder(
+            self.base,
+            slots=max_running,
+            bank=self._bank,
+            trunk=self._trunk,
+            cache_tokens=cache_tokens,
+            prefix_bytes=prefix_bytes,
+            prefill_tokens=prefill_tokens,
+        )
         self._numbers = itertools.count(1)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._channels: dict[int, tuple[_Channel, int]] = {}  # by request id; the int is the delta's index
-        self._lock = threading.Lock()  # guards _channels and _ended: both sides count with them
-        self._ended: deque[float] = deque(maxlen=MEMORY)
+        self._seats: dict[int, _Seat] = {}  # by request id
+        self._places = Places(running=max_running, waiting=max_waiting)
+        self._lock = threading.Lock()  # guards _seats and _places: both sides count with them
         self._versions: tuple[int, ...] = self._bank.versions
         self._trouble = ""
         self._closing = False
@@ -85,25 +117,26 @@ class LocalEngine:
             if self._decoder.uses(version):
                 raise Conflict(f"replies still run on version {version}", code="version_in_use")
             self._bank.remove(version)
+            self._decoder.prefixes.forget(version)
 
         if version:
             await self._between_steps(remove)
 
-    def must_admit(self, n: int) -> None:
-        """Raises Busy when `n` more replies would find no place, Unavailable when the engine is not well."""
+    def must_admit(self, n: int, *, who: str = "", promised: Mapping[str, int] = NOTHING_PROMISED) -> None:
+        """Raises Busy when `who` may not have `n` more places, Unavailable when the engine is not well."""
         self._must_be_ready()
         with self._lock:
-            self._must_have_room(n)
+            self._places.must_admit(n, who=who, promised=promised)
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         """Stream `n` replies. Everything that can be refused is refused before the first delta."""
         self._must_answer(prompt, version)
         channel = _Channel(asyncio.get_running_loop(), asyncio.Queue())
         requests = [
             DecodeRequest(
-                next(self._numbers), prompt.token_ids, replace(sampling, seed=sampling.seed + i), version
+                next(self._numbers), prompt.token_ids, replace(sampling, seed=sampling.seed + i), version, who
             )
             for i in range(n)
         ]
@@ -123,29 +156,32 @@ class LocalEngine:
 
     async def logprobs(self, version: int, prompt: Prompt, response: tuple[int, ...]) -> tuple[float, ...]:
         """Raw-policy log probability of each response id, in nats."""
-        self._must_answer(prompt, version)
-        if len(prompt.token_ids) + len(response) > self.base.context:
-            raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
+        return (await self.score_many(version, [(prompt, response)]))[0]
 
-        def score() -> tuple[float, ...]:
-            self._bank.select([version])
-            with torch.no_grad():
-                (values,) = sequence_logprobs(self.base.model, [(prompt.token_ids, response)])
-            return tuple(values.tolist())
-
-        return await self._between_steps(score)
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        """`logprobs` of many: read together, a piece between any two steps."""
+        for prompt, response in items:
+            self._must_answer(prompt, version)
+            if len(prompt.token_ids) + len(response) > self.base.context:
+                raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
+        scoring = Scoring(self._trunk, self._bank, version, [(p.token_ids, r) for p, r in items])
+        while not scoring.is_over:
+            await self._between_steps(scoring.step)
+        return scoring.found
 
     async def status(self) -> EngineStatus:
         """Read from counters; never waits for a step."""
         with self._lock:
-            taken = len(self._channels)
+            taken, running = self._places.taken, self._places.running
         return EngineStatus(
             ready=self._ready,
-            name=f"local:{self.base.base_id}",
+            name=f"local:{self.base.base_id} ({self._trunk.name})",
             versions=self._versions,
-            running=min(taken, self.max_running),
-            waiting=max(taken - self.max_running, 0),
+            running=min(taken, running),
+            waiting=max(taken - running, 0),
             detail="closed" if self._closing else self._trouble,
+            rows=self._decoder.running + self._decoder.waiting,
+            held_bytes=self._decoder.held_bytes,
         )
 
     async def close(self) -> None:
@@ -178,28 +214,22 @@ class LocalEngine:
                 param="messages",
             )
 
-    def _must_have_room(self, places: int) -> None:
-        """Asked under the lock."""
-        if len(self._channels) + places > self.max_running + self.max_waiting:
-            raise Busy("every place is taken, and so is the queue", retry_after=self._next_place(places))
-
     def _take_places(self, requests: Sequence[DecodeRequest], channel: _Channel) -> None:
         with self._lock:
-            self._must_have_room(len(requests))
-            self._channels |= {request.id: (channel, i) for i, request in enumerate(requests)}
+            self._places.take(len(requests), who=requests[0].who)
+            self._seats |= {request.id: _Seat(channel, i, request.who) for i, request in enumerate(requests)}
 
-    def _next_place(self, places: int) -> float:
-        """Seconds until so many places come free, going by the replies that ended last."""
-        ended = list(self._ended)
-        if len(ended) < 2:
-            return 1.0
-        per_reply = (time.monotonic() - ended[0]) / len(ended)
-        return float(min(max(math.ceil(per_reply * places), 1), 60))
+    def _give_back(self, request_id: int) -> _Seat | None:
+        """Asked under the lock; nothing when the place was given back before."""
+        seat = self._seats.pop(request_id, None)
+        if seat:
+            self._places.leave(seat.who, begun=seat.begun)
+        return seat
 
     def _abandon(self, request_ids: Sequence[int]) -> None:
         """Nobody reads these any more: end them with the next step."""
         with self._lock:
-            running = [i for i in request_ids if self._channels.pop(i, None)]
+            running = [i for i in request_ids if self._give_back(i)]
         if running:
             self._inbox.put(lambda: self._decoder.cancel(*running))
 
@@ -235,7 +265,7 @@ class LocalEngine:
         """Queue what is still wanted: a caller may have gone, or its version been unloaded, since it asked."""
         for request in requests:
             with self._lock:
-                known = request.id in self._channels
+                known = request.id in self._seats
             if not known:
                 continue
             if request.version in self._bank.versions:
@@ -250,25 +280,27 @@ class LocalEngine:
         batches: dict[asyncio.AbstractEventLoop, list[tuple[_Channel, Delta | HoneError]]] = defaultdict(list)
         with self._lock:
             for emission in emissions:
-                found = self._channels.get(emission.id)
-                if emission.finish_reason:
-                    self._channels.pop(emission.id, None)
-                    self._ended.append(time.monotonic())
-                if found:
-                    channel, index = found
-                    batches[channel.loop].append((channel, _delta(emission, index)))
+                seat = self._seats.get(emission.id)
+                if seat is None:
+                    continue
+                if not seat.begun:
+                    seat.begun = True
+                    self._places.begin(seat.who)
+                if emission.is_last:
+                    self._give_back(emission.id)
+                batches[seat.channel.loop].append((seat.channel, _told(emission, seat.index)))
         for loop, batch in batches.items():
             _wake(loop, batch)
 
     def _end(self, request_id: int, error: HoneError) -> None:
         with self._lock:
-            found = self._channels.pop(request_id, None)
-        if found:
-            _wake(found[0].loop, [(found[0], error)])
+            seat = self._give_back(request_id)
+        if seat:
+            _wake(seat.channel.loop, [(seat.channel, error)])
 
     def _fail(self) -> None:
         with self._lock:
-            running = list(self._channels)
+            running = list(self._seats)
         self._decoder.reset()
         self._heal()  # before the callers hear of it, so that the status they read next is true
         for request_id in running:
@@ -282,7 +314,7 @@ class LocalEngine:
     def _heal(self) -> None:
         """Ready again only when the model gives a sound answer."""
         try:
-            self._decoder.check()
+            check(self.base, self._trunk, self._bank, self._expected)
         except Exception as error:  # whatever is wrong is said in the status and tried again
             log.error("the engine is not well: %s", error)
             self._trouble = f"{type(error).__name__}: {error}"
@@ -291,7 +323,7 @@ class LocalEngine:
 
     def _cancel_everything(self) -> None:
         with self._lock:
-            running = list(self._channels)
+            running = list(self._seats)
         cancelled = [Emission(i, (), (), "", FinishReason.CANCELLED) for i in running]
         self._decoder.reset()
         self._deliver(cancelled)
@@ -320,18 +352,11 @@ class LocalEngine:
         return await asyncio.wrap_future(future)
 
 
-def local_engine(settings: Settings) -> Served:
-    """Load the base that the settings name and start an engine over it."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
-    engine = LocalEngine(base, max_running=settings.max_running, max_waiting=settings.max_waiting)
-    dtype = str(base.dtype).removeprefix("torch.")
-    identity = BaseIdentity(base.base_id, base.base_hash, base.renderer.template_hash, dtype)
-    return Served(engine, base.renderer, identity)
-
-
-def _delta(emission: Emission, index: int) -> Delta:
+def _told(emission: Emission, index: int) -> Delta | HoneError:
+    if emission.has_failed:
+        return Unavailable(
+            "the policy gave no finite probability", code="engine_failed", retry_after=HEAL_SECONDS
+        )
     return Delta(
         emission.text,
         emission.token_ids,

@@ -1,5 +1,6 @@
 """The one frozen base that every role shares, the adapters beside it, and the rows it reads."""
 
+from server.checkpoint import check_servable
 from server.modeling.adapters import (
     CONFIG,
     KEY_PREFIX,
@@ -22,15 +23,14 @@ from server.modeling.base import (
     base_of,
     causal_model,
     check_head,
-    check_servable,
     hidden_states,
     is_peft,
     load_base,
-    locate,
     logits_of,
     states_at,
     unsupported,
 )
+from server.modeling.packing import Projection, can_pack, pack_linears, take
 from server.modeling.rows import (
     Ids,
     Pair,
@@ -53,8 +53,10 @@ __all__ = [
     "Base",
     "Ids",
     "Pair",
+    "Projection",
     "Rows",
     "base_of",
+    "can_pack",
     "causal_model",
     "check_head",
     "check_manifest",
@@ -67,17 +69,18 @@ __all__ = [
     "linears",
     "load_adapter",
     "load_base",
-    "locate",
     "logits_of",
     "logprobs_of_states",
     "mean_over",
     "micro_batches",
     "new_adapter",
+    "pack_linears",
     "pad_rows",
     "read_adapter",
     "save_adapter",
     "sequence_logprobs",
     "states_at",
+    "take",
     "target_modules",
     "token_logprobs",
     "unsupported",

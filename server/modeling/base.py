@@ -1,11 +1,10 @@
-"""The base model: finding it, loading it frozen, and calling its trunk and its head apart.
+"""The base model: loading it frozen, and calling its trunk and its head apart.
 
 Owns what depends on how transformers lays a model out. Refuses to know adapters, prompts' contents and the step loop.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from server.checkpoint import base_id_of, check_servable, hash_base, locate, read_config
 from server.errors import SetupError
 from server.prompts import Renderer, context_of, generation_stop_ids
 
 log = logging.getLogger(__name__)
-
-SERVED_ATTENTION = {"full_attention", "sliding_attention"}
+LARGE = 64 * 2**20
+"""Bytes of weights from which a step on a CPU mostly waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,14 @@ def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     Raises SetupError with the way out when there is no model, or none that can be served exactly.
     """
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     transformers.utils.logging.disable_progress_bar()
     folder = locate(model)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
-        dtype, torch.bfloat16 if where.type == "cuda" else torch.float32
-    )
+    kind = getattr(torch, dtype) if dtype != "auto" else fitting_dtype(folder, where)
     try:
-        check_servable(AutoConfig.from_pretrained(folder))
+        check_servable(read_config(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, use_safetensors=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -63,12 +61,26 @@ def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     base = base_of(
         loaded.to(where),
         tokenizer,
-        base_id=folder.name if Path(model).exists() else model,
+        base_id=base_id_of(model, folder),
         base_hash=hash_base(folder),
         stop_ids=generation_stop_ids(str(folder)),
     )
     log.info("base model %s ready: %s on %s, context %d", base.base_id, kind, where, base.context)
     return base
+
+
+def fitting_dtype(folder: Path, device: torch.device) -> torch.dtype:
+    """bfloat16 where the machine multiplies in it and the weights are large enough to be waited for, else float32.
+
+    Small weights stay in the processor's caches: there float32 is as fast, and exact.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    has_instructions = any(
+        getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return torch.bfloat16 if has_instructions and size >= LARGE else torch.float32
 
 
 def base_of(
@@ -87,58 +99,6 @@ def base_of(
     return Base(
         model, tokenizer, renderer, base_id, base_hash, parameter.device, parameter.dtype, context=context
     )
-
-
-def locate(model: str) -> Path:
-    """The directory that holds the checkpoint; a hub name is downloaded, or taken from the local cache."""
-    folder = Path(model)
-    if not folder.exists():
-        if model.startswith((".", "/", "~")) or model.count("/") > 1:
-            raise SetupError(f"there is no model at {model}", code="model_missing")
-        folder = _download(model)
-    if not (folder / "config.json").is_file():
-        raise SetupError(f"{model} holds no config.json: not a transformers checkpoint", code="model_missing")
-    if not any(folder.glob("*.safetensors")):
-        raise SetupError(
-            f"{model} holds no *.safetensors weights (no other format is read)", code="model_missing"
-        )
-    return folder
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
-        raise SetupError(
-            f"{name} is neither a directory here nor a model that could be fetched from the hub: {error}",
-            code="model_missing",
-        ) from error
-
-
-def check_servable(config: Any) -> None:
-    """Raises SetupError for an architecture whose state is more than one key and value per token and layer."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ()) - SERVED_ATTENTION
-    if getattr(config, "is_encoder_decoder", False) or kinds:
-        raise SetupError(
-            f"{config.model_type} is not a plain decoder-only model ({', '.join(sorted(kinds)) or 'encoder-decoder'})",
-            code="model_unsupported",
-        )
-
-
-def hash_base(folder: Path) -> str:
-    """sha256 over the configuration and the weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def still(model: nn.Module) -> None:

@@ -153,8 +153,8 @@ class Reply(Table, table=True):
     purpose: str
     """`single`, `choice` (n > 1), `pair`, or `pinned` (an operator named the version)."""
     state: str
-    """`streaming`, `done`, `cancelled` (the client left; the partial is kept) or `interrupted` (a crash, or the
-    engine failed)."""
+    """`streaming`, `done`, `cancelled` (the client left, or the server was stopped; the partial is kept) or
+    `interrupted` (a crash, the engine failed, or it took too long; what was written is kept)."""
     finish_reason: str | None = None
     text: str = ""
     token_ids: list[int] = Field(default_factory=list, sa_type=JSON)

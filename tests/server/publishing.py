@@ -13,19 +13,24 @@ from server.settings import Settings
 from server.store import adapters
 from server.store.session import Store
 
-PROMPT = tuple(b"what is rain?")
-RESPONSE = tuple(b"it is water")
+ANSWERED = (
+    (tuple(b"what is rain?"), tuple(b"it is water")),
+    (tuple(b"and snow?"), tuple(b"the same, colder")),
+)
 
 
 def probe(version: int, *, off_by: float = 0.0) -> dict[str, Any]:
     """What the echo engine will answer for `version`, or something `off_by` nats away from it."""
-    row = {
-        "prompt_ids": list(PROMPT),
-        "response_ids": list(RESPONSE),
-        "logprobs": [logprob(version, PROMPT, RESPONSE, at) + off_by for at in range(len(RESPONSE))],
-        "base_logprobs": [logprob(0, PROMPT, RESPONSE, at) for at in range(len(RESPONSE))],
-    }
-    return {"prompts": [row], "dtype": "float32"}
+    rows = [
+        {
+            "prompt_ids": list(prompt),
+            "response_ids": list(response),
+            "logprobs": [logprob(version, prompt, response, at) + off_by for at in range(len(response))],
+            "base_logprobs": [logprob(0, prompt, response, at) for at in range(len(response))],
+        }
+        for prompt, response in ANSWERED
+    ]
+    return {"prompts": rows, "dtype": "float32"}
 
 
 def publish(

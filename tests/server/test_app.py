@@ -110,7 +110,7 @@ def test_replies_cut_off_by_a_crash_are_interrupted_after_the_next_start(tmp_pat
 def test_a_stop_keeps_what_was_written_and_ends_the_stream_honestly(tmp_path: Path) -> None:
     """Ten seconds of reply, a server that is told to stop: the partial is in the record, marked."""
     lines: list[str] = []
-    with LiveServer(tmp_path, served=echo(delay=0.5)) as server:
+    with LiveServer(tmp_path, served=echo(delay=0.5), grace_seconds=0.2) as server:
 
         def listen() -> None:
             with (
@@ -127,7 +127,6 @@ def test_a_stop_keeps_what_was_written_and_ends_the_stream_honestly(tmp_path: Pa
         listener = threading.Thread(target=listen)
         listener.start()
         wait_until(lambda: "hone_running_replies 1.0" in httpx.get(f"{server.url}/metrics").text)
-        server.server.config.timeout_graceful_shutdown = 1
         server.stop()
         listener.join(10)
 

@@ -1,9 +1,13 @@
 """Published folders appear whole, never change, and hold nothing that was not sealed into them."""
 
+import asyncio
 import errno
 import json
 import os
 import shutil
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -213,3 +217,29 @@ def test_a_full_local_disk_is_not_a_store_that_is_away(
     monkeypatch.setattr(artifacts._files, "get_file", full)
     with pytest.raises(OSError, match="No space left"):
         artifacts.fetch("adapters/default/v000003")
+
+
+def test_a_store_that_falls_silent_holds_nobody_who_has_stopped_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads that asyncio shares out are waited for at the end of every process."""
+    artifacts, for_ever = Artifacts(str(tmp_path)), threading.Event()
+    monkeypatch.setattr(artifacts, "fetch", lambda relative: for_ever.wait())
+
+    async def story() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await artifacts.fetch_async("adapters/default/v000001")
+
+    began = time.monotonic()
+    asyncio.run(story())
+    assert time.monotonic() - began < 5
+    (waiting,) = [thread for thread in threading.enumerate() if thread.name == "artifacts-fetch"]
+    assert waiting.daemon
+    for_ever.set()
+
+
+def test_what_is_fetched_from_asyncio_is_what_is_fetched(tmp_path: Path) -> None:
+    artifacts = Artifacts(str(tmp_path))
+    with pytest.raises(NotFound):
+        asyncio.run(artifacts.fetch_async("adapters/default/v000001"))

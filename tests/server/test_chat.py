@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlmodel import col, select
 from server.engine import Served
 from server.engine.base import BaseIdentity, Delta, FinishReason, Prompt, Sampling
 from server.engine.echo import EchoEngine, echo_renderer
-from server.errors import Unavailable
+from server.errors import Busy, Unavailable
 from server.store import conversations
 from server.store.tables import Comparison, Reply
 from tests.server.live import LiveServer, ask, events, wait_until
@@ -33,7 +34,7 @@ class ScriptedEngine(EchoEngine):
         self.closed_early = 0
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         ended = False
         try:
@@ -218,7 +219,7 @@ def test_a_reply_that_was_written_while_the_database_was_away_is_kept_once_it_is
     own: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """It stayed `streaming` until the next start."""
-    monkeypatch.setattr("server.chat.KEEP_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.02)
     engine.words = 3
     real, offers = conversations.finish_reply, []
 
@@ -239,7 +240,7 @@ def test_a_reply_that_was_written_while_the_database_was_away_is_kept_once_it_is
 def test_a_reply_that_the_record_never_takes_ends_as_interrupted_and_its_pair_takes_no_pick(
     own: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.chat.KEEP_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.02)
 
     def broken(session: object, **values: object) -> None:
         raise KeyError("a bug")
@@ -249,6 +250,83 @@ def test_a_reply_that_the_record_never_takes_ends_as_interrupted_and_its_pair_ta
         assert client.post("/v1/chat/completions", json=ask(candidates=2)).status_code == 503
     wait_until(lambda: {reply.state for reply in replies(own)} == {"interrupted"})
     assert comparison_state(own) == "void"
+
+
+def test_a_client_that_leaves_while_its_reply_is_stored_does_not_lose_what_the_record_refused(
+    own: LiveServer, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving skipped the second offer: the row seemed to be written until the next start."""
+    monkeypatch.setattr("server.keeping.AGAIN_SECONDS", 0.02)
+    engine.words, engine.pace = 3, 0.0
+    real, offers = conversations.finish_reply, []
+
+    def slow(session: Any, **values: Any) -> None:
+        offers.append(values["reply_id"])
+        if len(offers) == 1:
+            time.sleep(0.6)
+            raise Unavailable("The database cannot be reached.", code="database_unavailable")
+        real(session, **values)
+
+    monkeypatch.setattr("server.store.conversations.finish_reply", slow)
+    leave_early(own, ask(), after=0.3)
+    (reply,) = wait_until(lambda: [r for r in replies(own) if r.state != "streaming"])
+    assert (reply.state, reply.text, len(offers)) == ("done", "w0s0 w1s0 w2s0 ", 2)
+
+
+class RepeatingEngine(ScriptedEngine):
+    """Both sides of a pair say the same; a throw after that says something else, or fails with `refusal`."""
+
+    refusal: Exception | None = None
+    throws = 0
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
+    ) -> AsyncIterator[Delta]:
+        self.throws += 1
+        async for delta in super().generate(prompt, sampling, version, n, who=who):
+            if n == 1 and self.refusal and delta.token_ids == (1,):
+                raise self.refusal
+            said = delta.text.partition("s")[0] + (" " if n > 1 else "! ")
+            yield replace(delta, text=said)
+
+
+@pytest.mark.parametrize("refusal", [None, Busy("all places are taken"), Unavailable("the engine is away")])
+def test_an_equal_pair_that_cannot_be_thrown_again_shows_one_reply(
+    tmp_path: Path, refusal: Exception | None
+) -> None:
+    """The second text was wiped before its place was asked for, and a turn that was written was answered 429."""
+    engine = RepeatingEngine()
+    engine.words, engine.refusal = 3, refusal
+    renderer = echo_renderer()
+    served = Served(engine, renderer, BaseIdentity("echo", "echo", renderer.template_hash))
+    with LiveServer(tmp_path, served=served) as own, own.client() as client:
+        answer = client.post("/v1/chat/completions", json=ask(candidates=2, seed=5))
+        assert answer.status_code == 200
+        said = [choice["message"]["content"] for choice in answer.json()["choices"]]
+        first, second = replies(own)
+        assert engine.throws == 2
+        assert (first.text, first.seed, first.state, second.state) == ("w0 w1 w2 ", 5, "done", "done")
+        if refusal:
+            assert said == ["w0 w1 w2 "]
+            assert answer.json()["hone"]["comparison_id"] is None
+            assert comparison_state(own) == "void"
+            assert (second.text, second.seed, len(second.token_ids)) == (first.text, 6, 3)
+        else:
+            assert said == ["w0 w1 w2 ", "w0! w1! w2! "]
+            assert comparison_state(own) == "open"
+            assert (second.text, second.seed) == ("w0! w1! w2! ", 7)
+
+
+def test_a_deadline_during_the_second_throw_shows_one_reply(tmp_path: Path) -> None:
+    """Both replies were whole by then."""
+    engine = RepeatingEngine()
+    engine.words, engine.pace = 3, 0.15
+    renderer = echo_renderer()
+    served = Served(engine, renderer, BaseIdentity("echo", "echo", renderer.template_hash))
+    with LiveServer(tmp_path, served=served, reply_seconds=0.7) as own, own.client() as client:
+        answer = client.post("/v1/chat/completions", json=ask(candidates=2))
+    assert answer.status_code == 200
+    assert len(answer.json()["choices"]) == 1
 
 
 def test_reply_rows_stand_before_the_first_chunk(own: LiveServer, engine: ScriptedEngine) -> None:

@@ -394,6 +394,39 @@ def test_a_first_start_that_fails_has_shown_its_key(tmp_path: Path) -> None:
     assert done.stdout.count((data_dir / "admin.key").read_text().strip()) == 1
 
 
+def test_serving_over_vllm_needs_a_server_by_name(data_dir: Path) -> None:
+    done = apart("serve", "--engine", "vllm", "--port", "0", "--data-dir", str(data_dir))
+    assert done.returncode == 1
+    assert "--vllm-url" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "urls"),
+    [
+        (["--vllm-url", "http://a:1", "--vllm-url", "http://b:2"], "", ["http://a:1", "http://b:2"]),
+        ([], "http://a:1,http://b:2", ["http://a:1", "http://b:2"]),
+        ([], "", []),
+    ],
+)
+def test_vllm_servers_are_named_one_by_one_or_with_commas(
+    words: list[str], variable: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr("server.doctor.examine", lambda settings, **_: seen.append(settings) or [])
+    if variable:
+        monkeypatch.setenv("HONE_VLLM_URL", variable)
+    assert hone("doctor", "--engine", "vllm", *words).exit_code == 0
+    assert seen[0].vllm_urls == urls
+
+
+@pytest.mark.parametrize(("engine", "learns"), [("local", True), ("vllm", True), ("echo", False)])
+def test_the_learner_runs_beside_every_engine_that_has_a_policy(engine: str, learns: bool) -> None:
+    settings = Settings(engine=engine, vllm_url="http://a:1")  # type: ignore[arg-type]
+    assert bool(serve.learner_beside(settings)) == learns
+    assert not serve.learner_beside(settings.model_copy(update={"learner": False}))
+
+
 def test_what_a_first_start_makes_is_for_this_user_alone(tmp_path: Path) -> None:
     """The database holds what people said and the secret that signs sessions; others could read it."""
     made = tmp_path / "data"

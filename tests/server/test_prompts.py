@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, GPTNeoConfig, LlamaConfig, MistralConfig
+from transformers import AutoTokenizer, Gemma2Config, GPTNeoConfig, LlamaConfig, MistralConfig
 
 from server.engine.echo import echo_renderer
 from server.errors import Invalid
@@ -199,11 +199,15 @@ def test_a_checkpoint_on_disk_gives_the_same_renderer(tmp_path: Path) -> None:
     [
         (LlamaConfig(max_position_embeddings=2048), 2048),
         (LlamaConfig(max_position_embeddings=131072), 8192),
-        (MistralConfig(max_position_embeddings=32768, sliding_window=1024), 1024),
+        (MistralConfig(max_position_embeddings=4096, sliding_window=1024), 4096),
+        (Gemma2Config(max_position_embeddings=4096, sliding_window=64), 4096),
         (GPTNeoConfig(max_position_embeddings=2048, window_size=256), 256),
     ],
 )
-def test_the_context_never_exceeds_the_attention_window(config: Any, context: int) -> None:
+def test_positions_bound_the_context_and_a_window_only_where_it_cannot_be_hidden(
+    config: Any, context: int
+) -> None:
+    """The step loop hides what lies outside of a sliding window; GPT-Neo hides it by itself, its own way."""
     assert context_of(config) == context
 
 

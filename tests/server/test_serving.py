@@ -1,7 +1,7 @@
 """The follower: what the log says is what the engine holds, and no reply ever loses its version."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.artifacts import Artifacts
-from server.engine.base import BaseIdentity, Prompt
+from server.engine.base import Answered, BaseIdentity, Prompt
 from server.engine.echo import EchoEngine, echo_renderer
 from server.errors import AdapterRejected, Busy, Conflict, NotFound, Unavailable
 from server.metrics import Metrics
@@ -17,7 +17,7 @@ from server.serving import Serving
 from server.settings import Settings
 from server.store import adapters, migrate
 from server.store.session import Store, open_store
-from tests.server.publishing import publish
+from tests.server.publishing import ANSWERED, publish
 
 
 class CountingEngine(EchoEngine):
@@ -29,6 +29,8 @@ class CountingEngine(EchoEngine):
         self.unloaded: list[int] = []
         self.fails = False
         self.breaks_probes = False
+        self.scored: list[tuple[int, int]] = []
+        """(version, how many responses) of each call that scored something."""
         self.in_use: set[int] = set()
         self.slow = 0.0
 
@@ -43,6 +45,10 @@ class CountingEngine(EchoEngine):
         if self.breaks_probes:
             raise Unavailable("the engine is away")
         return await super().logprobs(version, prompt, response)
+
+    async def score_many(self, version: int, items: Sequence[Answered]) -> list[tuple[float, ...]]:
+        self.scored.append((version, len(items)))
+        return await super().score_many(version, items)
 
     async def unload(self, version: int) -> None:
         if version in self.in_use:
@@ -119,6 +125,17 @@ def test_a_row_written_by_another_process_is_followed(tmp_path: Path) -> None:
         assert at.engine.loaded == [version]
         found = at.store.read(lambda s: [check.outcome for check in adapters.checks(s, version)])
         assert found == ["verified"]
+
+    house(tmp_path, story)
+
+
+def test_a_probe_is_scored_in_one_call(tmp_path: Path) -> None:
+    """Each call is a forward of its own, between two steps of whoever is being answered."""
+
+    async def story(at: House) -> None:
+        version = await asyncio.to_thread(publish, at.store, at.settings)
+        assert await at.serve(version) == version
+        assert at.engine.scored == [(version, len(ANSWERED))]
 
     house(tmp_path, story)
 

@@ -44,7 +44,7 @@ class ScriptedEngine(EchoEngine):
             gate.clear()
 
     async def generate(
-        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1
+        self, prompt: Prompt, sampling: Sampling, version: int, n: int = 1, *, who: str = ""
     ) -> AsyncIterator[Delta]:
         self.asked.append(self._readable(prompt))
         if self.refusals:

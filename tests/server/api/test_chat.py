@@ -2,12 +2,14 @@
 
 import json
 import threading
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
 
+from server.engine.base import Delta, Prompt, Sampling
 from tests.server.live import LiveServer, ask, events, wait_until
 
 
@@ -122,6 +124,25 @@ def test_a_pair_at_temperature_zero_is_drawn_at_the_floor(admin: httpx.Client) -
     assert len(answer["choices"]) == 2
     kept = turn(admin, answer["hone"]["turn_id"])
     assert {reply["sampling"]["temperature"] for reply in kept["replies"]} == {0.7}
+
+
+@pytest.mark.parametrize(("given", "meant"), [(40, 40), (0, 0), (-1, 0), (None, 0)])
+def test_top_k_reaches_the_engine_and_the_record(
+    admin: httpx.Client, live: LiveServer, monkeypatch: pytest.MonkeyPatch, given: int | None, meant: int
+) -> None:
+    """It was dropped without a word; -1 is what clients of vLLM send for "off"."""
+    seen: list[Sampling] = []
+    generate = live.served.engine.generate
+
+    def watched(prompt: Prompt, sampling: Sampling, *args: Any, **options: Any) -> AsyncIterator[Delta]:
+        seen.append(sampling)
+        return generate(prompt, sampling, *args, **options)
+
+    monkeypatch.setattr(live.served.engine, "generate", watched)
+    answer = admin.post("/v1/chat/completions", json=ask(top_k=given)).raise_for_status().json()
+    assert [sampling.top_k for sampling in seen] == [meant]
+    (reply,) = turn(admin, answer["hone"]["turn_id"])["replies"]
+    assert reply["sampling"]["top_k"] == meant
 
 
 def test_auto_never_pairs_at_temperature_zero(admin: httpx.Client) -> None:
@@ -333,6 +354,7 @@ def test_null_is_the_same_as_left_out(admin: httpx.Client) -> None:
         "stream_options",
         "temperature",
         "top_p",
+        "top_k",
         "max_tokens",
         "stop",
         "seed",
@@ -356,6 +378,9 @@ def test_fields_that_hone_does_not_know_are_ignored(admin: httpx.Client) -> None
         ("temperature", 2.5),
         ("temperature", "hot"),
         ("top_p", 0),
+        ("top_k", -2),
+        ("top_k", 2**31),
+        ("top_k", 1.5),
         ("n", 5),
         ("candidates", 3),
         ("max_tokens", 0),

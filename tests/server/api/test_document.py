@@ -26,6 +26,12 @@ def test_every_route_documents_the_envelope_and_no_other_error(document: dict) -
                 assert said == {"$ref": "#/components/schemas/ErrorAnswer"}, (verb, path)
 
 
+def test_what_goes_beyond_openais_sampling_is_described(document: dict) -> None:  # type: ignore[type-arg]
+    top_k = document["components"]["schemas"]["ChatBody"]["properties"]["top_k"]
+    number = next(kind for kind in top_k["anyOf"] if kind.get("type") == "integer")
+    assert "likeliest" in (number | top_k)["description"]
+
+
 def test_routes_that_want_a_token_say_so(document: dict, live: LiveServer) -> None:  # type: ignore[type-arg]
     """No token was documented, so that clients made from the document could not call anything."""
     ((name, scheme),) = document["components"]["securitySchemes"].items()

@@ -1,8 +1,11 @@
 """Whether a server lives and can answer."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+from server.engine.base import EngineStatus
+from server.engine.echo import EchoEngine
 from tests.server.live import LiveServer, ask
 from tests.server.test_app import echo
 
@@ -19,6 +22,22 @@ def test_alive_ready_and_its_numbers_need_no_token(live: LiveServer) -> None:
         page = client.get("/metrics")
         assert page.headers["content-type"].startswith("text/plain")
         assert 'hone_serving_version{segment="default"} 0.0' in page.text
+
+
+def test_what_the_decoder_holds_is_told_apart_from_promised_places(tmp_path: Path) -> None:
+    """A slot that leaks there takes no place: it showed nowhere."""
+
+    class Leaking(EchoEngine):
+        async def status(self) -> EngineStatus:
+            return replace(await super().status(), rows=3, held_bytes=4096)
+
+    served = echo()._replace(engine=Leaking())
+    with LiveServer(tmp_path, served=served) as server, server.client("") as client:
+        engine = client.get("/readyz").json()["engine"]
+        assert (engine["running"], engine["rows"], engine["held_bytes"]) == (0, 3, 4096)
+        page = client.get("/metrics").text
+        assert "hone_decoder_rows 3.0" in page
+        assert "hone_held_bytes 4096.0" in page
 
 
 def test_a_probe_may_ask_for_heads_alone(live: LiveServer) -> None:

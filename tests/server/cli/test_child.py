@@ -71,19 +71,44 @@ def test_a_killed_child_is_replaced() -> None:
     assert kept.pid is None
 
 
-def test_stopping_asks_first_and_insists_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "PATIENCE_SECONDS", 0.5)
+@pytest.fixture
+def deaf(tmp_path: Path) -> Child:
+    """A child that hears of no end, once it runs."""
     ready = tmp_path / "ready"
-    deaf = "import signal,sys,time; signal.signal(15, signal.SIG_IGN); open(sys.argv[1],'w').close(); time.sleep(60)"
-    kept = Child("x", python(deaf, str(ready)), ENVIRONMENT)
+    code = "import signal,sys,time; signal.signal(15, signal.SIG_IGN); open(sys.argv[1],'w').close(); time.sleep(60)"
+    kept = Child("x", python(code, str(ready)), ENVIRONMENT)
     kept.start()
     eventually(ready.exists)
+    return kept
+
+
+def seconds_to_stop(kept: Child) -> float:
     pid = kept.pid
     assert pid is not None
     began = time.monotonic()
     kept.stop()
-    assert 0.5 <= time.monotonic() - began < 5
     assert not is_alive(pid)
+    return time.monotonic() - began
+
+
+def test_stopping_asks_first_and_insists_later(deaf: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "PATIENCE_SECONDS", 0.5)
+    assert 0.5 <= seconds_to_stop(deaf) < 5
+
+
+def test_the_time_since_it_was_first_asked_counts(deaf: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replies of its parent had their time to end meanwhile; nobody waits for the child once more as long."""
+    monkeypatch.setattr(child, "PATIENCE_SECONDS", 4.0)
+    deaf.ask()
+    time.sleep(2.5)
+    deaf.ask()
+    assert 0.5 <= seconds_to_stop(deaf) < 3.5
+
+
+def test_a_parent_in_a_hurry_insists_soon(deaf: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "HURRIED_SECONDS", 0.2)
+    deaf.hurry()
+    assert seconds_to_stop(deaf) < 5
 
 
 def test_a_child_is_beyond_the_reach_of_the_terminals_ctrl_c() -> None:

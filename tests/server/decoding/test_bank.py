@@ -40,7 +40,7 @@ def test_every_version_equals_plain_peft_alone_and_mixed(family: str, tmp_path: 
         bank.select([version] * 4)
         alone[version] = logits(base)
     order = (2, 0, 3, 1)
-    bank.select(order)
+    bank.select(order, length=10)
     mixed = logits(base)
     bank.close()
     for version in (0, 1, 2, 3):
@@ -116,3 +116,65 @@ def test_a_version_that_is_held_keeps_its_weights(tmp_path: Path) -> None:
     bank.select([1] * 4)
     assert torch.equal(logits(base), before)
     bank.close()
+
+
+def test_versions_that_do_not_lie_side_by_side_cost_no_more_than_themselves(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    folders = {v: random_adapter(base, tmp_path / str(v), seed=v, rank=4) for v in range(1, 6)}
+    for version, folder in folders.items():
+        bank.write(version, bank.prepare(folder))
+    bank.select([1, 1, 5, 0], length=10)
+    together = logits(base)
+    assert {a.shape[0] for a, *_ in bank._selected} == {2 * 4}
+    for row, version in enumerate((1, 1, 5, 0)):
+        bank.select([version] * 4)
+        assert torch.allclose(together[row], logits(base)[row], atol=1e-5)
+    bank.remove(5)
+    bank.write(6, bank.prepare(folders[2]))  # into the very slot, of which a copy was kept
+    bank.select([1, 1, 6, 0], length=10)
+    after = logits(base)
+    bank.select([2] * 4)
+    assert torch.allclose(after[2], logits(base)[2], atol=1e-5)
+
+
+def test_one_wide_version_widens_the_others_only_while_it_is_held(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    narrow, wide = (random_adapter(base, tmp_path / str(rank), seed=1, rank=rank) for rank in (2, 16))
+    bank.write(1, bank.prepare(narrow))
+    bank.select([1] * 4)
+    before = logits(base)
+    bank.write(2, bank.prepare(wide))
+    bank.select([1] * 4)
+    assert torch.allclose(logits(base), before, atol=1e-4)
+    bank.remove(2)
+    bank.select([1] * 4)
+    assert torch.allclose(logits(base), before, atol=1e-4)
+    assert {a.shape[0] for a, *_ in bank._selected} == {2}
+
+
+def test_a_version_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    bank.write(1, bank.prepare(random_adapter(base, tmp_path / "1", seed=1)))
+    broken = bank.prepare(random_adapter(base, tmp_path / "2", seed=2))
+    last = list(broken.factors)[-1]
+    a, b = broken.factors[last]
+    broken.factors[last] = a, b[:, :-1]
+    with pytest.raises(RuntimeError):
+        bank.write(2, broken)
+    assert bank.versions == (0, 1)
+    assert all(not group.a[1].any() and not any(b[1].any() for b in group.b) for group in bank._groups)
+
+
+def test_what_is_not_finite_in_one_version_stays_in_its_rows(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    for version in (1, 2):
+        bank.write(version, bank.prepare(random_adapter(base, tmp_path / str(version), seed=version)))
+    for group in bank._groups:
+        group.a[1] = float("inf")  # version 2's
+    bank.select([1, 2, 0, 1], length=10)
+    said = logits(base).isfinite().all(dim=-1).all(dim=-1)
+    assert said.tolist() == [True, False, True, True]

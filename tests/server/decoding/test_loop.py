@@ -13,7 +13,9 @@ from server.decoding import (
     Completed,
     Decoder,
     DecodeRequest,
+    StockTrunk,
     generate_offline,
+    score,
 )
 from server.engine.base import FinishReason, Sampling
 from server.errors import Invalid, NotFound
@@ -225,14 +227,101 @@ def test_alternatives_are_sorted_and_hold_the_greedy_choice() -> None:
         assert len(others) == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_check_at_start_passes_for_plain_decoders(family: str) -> None:
-    Decoder(tiny_base(family)).check()
-
-
 def test_progress_counts_to_the_end() -> None:
     base = tiny_llama()
     seen: list[tuple[int, int]] = []
     note: Callable[[int, int], None] = lambda done, of: seen.append((done, of))  # noqa: E731
     generate_offline(Decoder(base, slots=2), requests_for(base, GREEDY), on_progress=note)
     assert [done for done, _ in seen] == list(range(1, 10))
+
+
+def test_one_row_that_is_not_finite_ends_alone(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    for version in (1, 2):
+        bank.write(version, bank.prepare(random_adapter(base, tmp_path / str(version), seed=version)))
+    expected = alone(base, DecodeRequest(1, (5, 9, 2), GREEDY, 1), bank=bank)
+    decoder = Decoder(base, bank=bank)
+    for i, version in ((1, 1), (2, 2)):
+        decoder.admit(DecodeRequest(i, (5, 9, 2), GREEDY, version))
+    said = decoder.step()
+    for group in bank._groups:
+        group.a[1] = float("inf")  # version 2 overflows in mid-reply
+    while not decoder.idle:
+        said += decoder.step()
+    assert tuple(i for e in said if e.id == 1 for i in e.token_ids) == expected.token_ids
+    last = [e for e in said if e.id == 2][-1]
+    assert last.has_failed
+    assert last.is_last
+    assert last.finish_reason is None
+
+
+def test_keys_never_take_more_than_twice_what_was_allowed() -> None:
+    """Many short replies and few long ones take turns; what room was made for the ones is not kept for the others."""
+    base = tiny_llama()
+    base.renderer.stop_ids = frozenset()
+    allowed = 256
+    decoder = Decoder(base, slots=16, cache_tokens=allowed)
+    short = [DecodeRequest(i, (1, 2, 3), Sampling(temperature=0, max_tokens=10)) for i in range(12)]
+    long = [DecodeRequest(20 + i, tuple(range(60)), Sampling(temperature=0, max_tokens=60)) for i in range(4)]
+    again = [DecodeRequest(40 + i, (4, 5), Sampling(temperature=0, max_tokens=12)) for i in range(12)]
+    most = 0
+    for request in (*short, *long, *again):
+        decoder.admit(request)
+    while not decoder.idle:
+        decoder.step()
+        rows, length = decoder._rows.cache.room
+        most = max(most, rows * length)
+    assert most <= 2 * allowed
+    assert most >= 12 * 16  # they did run together
+    assert decoder.held_bytes == 0
+
+
+def test_a_crowd_of_long_prompts_leaves_places_for_short_ones() -> None:
+    base = tiny_llama()
+    decoder = Decoder(base, slots=3, prefill_tokens=24)
+    few = Sampling(temperature=0, max_tokens=3)
+    long = [DecodeRequest(i, (i, *range(90)), few, who=f"reads {i}") for i in range(6)]
+    asked = [*long, long[5], DecodeRequest(9, (7, 8), few, who="in a hurry")]
+    asked[6] = DecodeRequest(6, long[5].prompt_ids, few, who="reads 5")  # the other side of a pair
+    expected = {r.id: alone(base, r).token_ids for r in asked}
+    for request in asked:
+        decoder.admit(request)
+    ended: list[int] = []
+    said: dict[int, list[int]] = {r.id: [] for r in asked}
+    while not decoder.idle:
+        for emission in decoder.step():
+            said[emission.id] += emission.token_ids
+            ended += [emission.id] if emission.finish_reason else []
+        assert decoder.running <= 3
+    assert ended[0] == 9
+    assert abs(ended.index(5) - ended.index(6)) == 1  # both sides read their prompt once
+    assert {i: tuple(ids) for i, ids in said.items()} == expected
+
+
+def test_long_prompts_are_cancelled_wherever_they_wait() -> None:
+    decoder = Decoder(tiny_llama(), slots=3, prefill_tokens=24)
+    for i in range(3):
+        decoder.admit(DecodeRequest(i, (i, *range(90)), GREEDY))
+    decoder.step()
+    assert (decoder.running, decoder.waiting) == (1, 2)
+    decoder.cancel(0, 2)
+    assert {e.id for e in decoder.step() if e.finish_reason is FinishReason.CANCELLED} == {0, 2}
+    decoder.cancel(1)
+    decoder.step()
+    assert decoder.idle
+    assert not decoder.uses(0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_items_score_as_each_alone_does(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(family)
+    trunk, bank = StockTrunk(base), AdapterBank(base)
+    items = [(p, p[::-1]) for p in prompts_for(base)] + [((1, 2), ())]
+    whole = score(trunk, bank, 0, items)
+    expected = sequence_logprobs(base.model, items)
+    for found, theirs in zip(whole, expected, strict=True):
+        assert found == pytest.approx(theirs.tolist(), abs=1e-4)
+    monkeypatch.setattr("server.decoding.scores.PIECE", 20)  # long ones in pieces, short ones together
+    for found, before in zip(score(trunk, bank, 0, items), whole, strict=True):
+        assert found == pytest.approx(before, abs=1e-4)

@@ -1,5 +1,7 @@
 """Drawing ids: the right distribution, the same draw for the same seed, honest log probabilities."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -92,9 +94,43 @@ def test_logprobs_ignore_temperature_and_truncation() -> None:
     assert [p for _, p in choice.top] == pytest.approx(raw.topk(4).values.tolist(), abs=1e-6)
 
 
-def test_a_row_that_is_not_finite_is_an_error_not_a_reply() -> None:
-    with pytest.raises(FloatingPointError):
-        choose(torch.full((1, 4), float("nan")), [Draw(Sampling(temperature=0), 0)])
+def test_a_row_that_is_not_finite_has_no_choice_and_its_neighbours_have_theirs() -> None:
+    good, bad = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.full((4,), float("nan"))
+    for sampling in (Sampling(temperature=0), Sampling(), Sampling(top_p=0.5, top_logprobs=2)):
+        (expected,) = choose(good[None], [Draw(sampling, 0)])
+        found = choose(torch.stack([good, bad, good]), [Draw(sampling, 0)] * 3)
+        assert found == [expected, None, expected]
+
+
+CUTS = (
+    Sampling(top_p=0.9),
+    Sampling(top_k=2000),
+    Sampling(top_k=2000, top_p=0.5),
+    Sampling(top_k=7, top_p=0.6),
+)
+
+
+@pytest.mark.parametrize("sampling", CUTS)
+@pytest.mark.parametrize("sharpness", [0.1, 3.0])
+def test_a_large_vocabulary_is_cut_as_if_all_of_it_were_sorted(sharpness: float, sampling: Sampling) -> None:
+    """Flat rows, of which no few ids hold enough, and sharp ones."""
+    logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * sharpness
+    chances, order = logits.double().softmax(-1).sort(descending=True)
+    chances = chances[: sampling.top_k or len(chances)]
+    before = chances.cumsum(-1) - chances
+    kept = set(order[: len(chances)][before < sampling.top_p * chances.sum()].tolist())
+    draws = [Draw(replace(sampling, seed=i), 0) for i in range(400)]
+    drawn = {c.token_id for c in choose(logits.expand(len(draws), -1), draws) if c}
+    assert drawn <= kept
+    assert len(drawn) > min(len(kept), 100) // 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-30, 1e-6])
+def test_as_good_as_no_temperature_is_none(temperature: float) -> None:
+    logits = logits_row()
+    (choice,) = choose(logits[None], [Draw(Sampling(temperature=temperature), 0)])
+    assert choice
+    assert choice.token_id == int(logits.argmax())
 
 
 def test_an_impossible_id_is_never_drawn_at_the_end_of_the_scale() -> None:

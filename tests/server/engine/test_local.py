@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.engine import make_engine
+from server.decoding import fit
+from server.engine import local, make_engine
 from server.engine.base import Delta, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
 from server.errors import AdapterRejected, Busy, Conflict, Invalid, NotFound, SetupError, Unavailable
@@ -26,13 +27,20 @@ LONG = Sampling(temperature=1, max_tokens=110, seed=8)
 
 def engine_of(*, context: int = 128, max_running: int = 8, max_waiting: int = 64) -> LocalEngine:
     torch.set_num_threads(1)
-    return LocalEngine(tiny_llama(context=context), max_running=max_running, max_waiting=max_waiting)
+    return LocalEngine(
+        fit(lambda: tiny_llama(context=context)), max_running=max_running, max_waiting=max_waiting
+    )
 
 
 async def reply(
     engine: LocalEngine, sampling: Sampling = WARM, *, version: int = 0, prompt: Prompt = PROMPT
 ) -> list[Delta]:
     return [delta async for delta in engine.generate(prompt, sampling, version)]
+
+
+async def count(engine: LocalEngine, *, who: str) -> int:
+    """How many deltas a reply of `who` has."""
+    return len([delta async for delta in engine.generate(PROMPT, WARM, 0, who=who)])
 
 
 def ids(deltas: list[Delta]) -> tuple[int, ...]:
@@ -150,6 +158,61 @@ async def test_a_full_queue_is_busy_and_says_when_to_come_back() -> None:
     await engine.close()
 
 
+async def test_a_flood_of_one_user_delays_nobody_else_by_more_than_a_turn() -> None:
+    """First come first served: whoever asked twenty at once was served twenty before the next."""
+    engine = engine_of(max_running=1, max_waiting=64)
+    never_ends(engine)
+    order: list[str] = []
+
+    async def ask(who: str) -> None:
+        async for _ in engine.generate(PROMPT, Sampling(temperature=1, max_tokens=6, seed=1), 0, who=who):
+            pass
+        order.append(who)
+
+    flood = [asyncio.create_task(ask("flood")) for _ in range(20)]
+    await asyncio.sleep(0)  # all twenty have asked before the others do
+    await asyncio.gather(ask("ada"), ask("bob"), *flood)
+    assert len(order) == 22
+    # One of the flood runs, one more may have its turn before each of the others.
+    assert {"ada", "bob"} <= set(order[:5]), order
+    await engine.close()
+
+
+async def test_one_user_is_sent_away_while_others_are_still_admitted() -> None:
+    engine = engine_of(max_running=1, max_waiting=4)
+    never_ends(engine)
+    running = asyncio.create_task(reply(engine, LONG))
+    await settle(engine, running=1)
+    waiting = [asyncio.create_task(count(engine, who="flood")) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy) as caught:
+        engine.must_admit(1, who="flood")
+    assert caught.value.code == "too_many_waiting"
+    assert caught.value.retry_after
+    engine.must_admit(2, who="ada")
+    await asyncio.gather(running, *waiting)
+    engine.must_admit(5, who="flood")
+    await engine.close()
+
+
+async def test_one_that_leaves_while_it_waits_gives_its_place_back() -> None:
+    engine = engine_of(max_running=1, max_waiting=1)
+    never_ends(engine)
+    running = asyncio.create_task(reply(engine, LONG))
+    await settle(engine, running=1)
+    waiting = asyncio.create_task(count(engine, who="ada"))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        engine.must_admit(1, who="bob")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    engine.must_admit(1, who="bob")
+    assert (await engine.status()).waiting == 0
+    await running
+    await engine.close()
+
+
 async def test_a_caller_who_leaves_frees_the_place_at_once() -> None:
     engine = engine_of(max_running=1, max_waiting=8)
     never_ends(engine)
@@ -214,7 +277,7 @@ async def test_an_engine_that_cannot_heal_says_so(monkeypatch: pytest.MonkeyPatc
         raise SetupError("the weights are gone")
 
     monkeypatch.setattr(engine._decoder, "step", broken)
-    monkeypatch.setattr(engine._decoder, "check", broken)
+    monkeypatch.setattr(local, "check", broken)
     with pytest.raises(Unavailable):
         await reply(engine)
     status = await engine.status()

@@ -8,6 +8,7 @@ import torch
 
 from server import modeling
 from server.errors import SetupError
+from server.modeling import base as base_module
 from tests.fakes import save_model, tiny_llama
 
 PAIR = ((1, 2, 3), (4, 5, 6, 7))
@@ -33,6 +34,23 @@ def test_a_checkpoint_loads_frozen_still_and_hashed(tmp_path: Path) -> None:
 def test_a_checkpoint_may_be_served_in_bfloat16(tmp_path: Path) -> None:
     base = modeling.load_base(str(save_model(tmp_path / "tiny")), dtype="bfloat16")
     assert base.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_large_weights_are_bfloat16_only_where_the_machine_multiplies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_instructions: bool
+) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    assert base_module.fitting_dtype(tmp_path, cpu) == torch.float32
+    with file.open("r+b") as weights:
+        weights.truncate(base_module.LARGE)
+    large = torch.bfloat16 if has_instructions else torch.float32
+    assert base_module.fitting_dtype(tmp_path, cpu) == large
+    assert base_module.fitting_dtype(tmp_path, cuda) == torch.bfloat16
 
 
 def test_a_checkpoints_own_sampling_never_applies(tmp_path: Path) -> None:

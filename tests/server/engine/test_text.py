@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.decoding.text import TextStream
+from server.engine.text import TextStream
 
 
 def decode(ids: Sequence[int]) -> str:
