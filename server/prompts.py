@@ -105,6 +105,8 @@ class Renderer:
         self._control_ids = {i for i, t in added.items() if getattr(t, "special", True) or i in self.stop_ids}
         self._marks = _texts(t for i, t in added.items() if i in self._control_ids)
         self._mark_pattern = re.compile("|".join(map(re.escape, self._marks)))
+        self._words: dict[int, str] = {}
+        """Texts of single ids: half of all that a stream of replies asks for."""
         self.stop_strings: tuple[str, ...] = PLAIN_STOPS if self.template_is_default else ()
         self.template_hash = self._hash()
 
@@ -159,9 +161,13 @@ class Renderer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
+        if len(token_ids) == 1 and (word := self._words.get(token_ids[0])) is not None:
+            return word
         text: str = self.tokenizer.decode(
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        if len(token_ids) == 1:
+            self._words[token_ids[0]] = text
         return text
 
     def spelling(self, token_id: int) -> Spelling:

@@ -3,12 +3,13 @@
     y + (x Aᵀ ⊙ mask) B        A: (slots · rank, in), B: (slots · rank, out)
 
 Two matmuls for each layer whatever the mix. A version is written into a slice that no running row reads, so loading
-cannot touch a reply in flight. Slices not in use hold zeros: a mask times a number that is not finite would spread.
+cannot touch a reply in flight. Slices not in use hold zeros: a narrower adapter, or one for fewer layers, fills only
+part of its slice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -212,7 +213,7 @@ class AdapterBank:
         self._rank = rank
         self._capacity = max(slots, SLOTS, self._capacity)
         for group in self._groups:
-            group.resize(slots=self._capacity, rank=rank, like=self._base)
+            group.resize(slots=self._capacity, rank=rank, held=self._slots.values(), like=self._base)
 
 
 @dataclass(slots=True)
@@ -242,19 +243,16 @@ class _Group:
             *(b[which].reshape(-1, b.shape[-1]) for b in self.b),
         )
 
-    def resize(self, *, slots: int, rank: int, like: Base) -> None:
-        """Other tensors with what the old ones held, zeros elsewhere."""
+    def resize(self, *, slots: int, rank: int, held: Iterable[int], like: Base) -> None:
+        """Other tensors with what the slots `held` hold, zeros elsewhere."""
         where: dict[str, Any] = {"device": like.device, "dtype": kept_in(like)}
         a = zeros(slots, len(self.names), rank, self.size_in, **where)
         b = [zeros(slots, rank, column.stop - column.start, **where) for column in self.columns]
-        if self.b:
-            held, _, old_rank, _ = self.a.shape
-            both = min(rank, old_rank)
-            for slot in range(held):  # only slots that hold something are touched
-                if self.a[slot].any():
-                    a[slot, :, :both] = self.a[slot, :, :both]
-                    for new, old in zip(b, self.b, strict=True):
-                        new[slot, :both] = old[slot, :both]
+        for slot in held:
+            both = min(rank, self.a.shape[2])
+            a[slot, :, :both] = self.a[slot, :, :both]
+            for new, old in zip(b, self.b, strict=True):
+                new[slot, :both] = old[slot, :both]
         self.a, self.b = a, b
 
 

@@ -34,6 +34,8 @@ class SlotCache:
         self._fresh = True
         self._span = 0
         self._positions = torch.zeros(0, 0, dtype=torch.long)
+        self._numbers = torch.zeros(0, dtype=torch.long)
+        """Of the rows of the present forward, from 0."""
 
     @property
     def room(self) -> tuple[int, int]:
@@ -49,8 +51,11 @@ class SlotCache:
             for tensor in store.values()
         )
 
-    def make_room(self, *, rows: int, length: int) -> None:
-        """At least so much room; where there is less, just so much: what was larger for others becomes smaller."""
+    def make_room(self, *, rows: int, length: int, used: tuple[int, int]) -> None:
+        """At least so much room; where there is less, just so much: what was larger for others becomes smaller.
+
+        What the first `used` (rows, positions of each) hold is copied.
+        """
         length = self._bucket(length)
         have_rows, have_length = self._room
         if have_rows >= rows and have_length >= length:
@@ -58,7 +63,7 @@ class SlotCache:
         self._room = rows, length
         for store in (self._keys, self._values):
             for layer, held in store.items():
-                store[layer] = _resized(held, rows, length)
+                store[layer] = _resized(held, rows, length, used)
 
     def begin(self, first_row: int, starts: Sequence[int], length: int, device: torch.device) -> Tensor:
         """The next forward writes `length` tokens into each of the rows `first_row ..`, from their `starts` on.
@@ -72,7 +77,10 @@ class SlotCache:
         self._span = length if self._fresh else self._bucket(max(starts) + length)
         rows, longest = self._room
         if self._rows.stop > rows or self._span > longest:
-            self.make_room(rows=max(rows, self._rows.stop), length=max(longest, self._span))
+            self.make_room(
+                rows=max(rows, self._rows.stop), length=max(longest, self._span), used=(rows, longest)
+            )
+        self._numbers = torch.arange(len(starts), device=device)
         offsets = torch.arange(length, device=device)
         self._positions = torch.tensor(starts, device=device)[:, None] + offsets
         return self._positions
@@ -96,6 +104,12 @@ class SlotCache:
         for store in (self._keys, self._values):
             for tensor in store.values():
                 tensor[target, :, :length] = tensor[source, :, :length]
+
+    def clear(self, row: int) -> None:
+        """Zeros in all of a row: masked or not, what is not finite spreads."""
+        for store in (self._keys, self._values):
+            for tensor in store.values():
+                tensor[row] = 0
 
     def read(self, row: int, *, length: int) -> Kept:
         """The first `length` positions of a row, as views."""
@@ -131,18 +145,17 @@ class SlotCache:
         if self._fresh:
             held[:, :, :length] = fresh
             return fresh
-        rows = torch.arange(len(held), device=fresh.device)
         if length == 1:
-            held[rows, :, self._positions[:, 0]] = fresh[:, :, 0]
+            held[self._numbers, :, self._positions[:, 0]] = fresh[:, :, 0]
         else:
-            held[rows[:, None], :, self._positions] = fresh.transpose(1, 2)
+            held[self._numbers[:, None], :, self._positions] = fresh.transpose(1, 2)
         return held[:, :, : self._span]
 
 
-def _resized(held: Tensor, rows: int, length: int) -> Tensor:
-    """(rows, heads, length, D) with what fits of `held`, zeros elsewhere."""
+def _resized(held: Tensor, rows: int, length: int, used: tuple[int, int]) -> Tensor:
+    """(rows, heads, length, D) with what fits of the `used` part of `held`; elsewhere zeros that were never touched."""
     resized = zeros(rows, held.shape[1], length, held.shape[3], dtype=held.dtype, device=held.device)
-    both_rows, both_length = min(rows, held.shape[0]), min(length, held.shape[2])
+    both_rows, both_length = min(rows, used[0]), min(length, used[1])
     resized[:both_rows, :, :both_length] = held[:both_rows, :, :both_length]
     return resized
 

@@ -124,18 +124,19 @@ class FusedTrunk:
         turned = torch.addcmul(turned * cos, turned.roll(size // 2, dims=-1), sin)
         queries, keys = turned[:, :, : self._heads], turned[:, :, self._heads :].transpose(1, 2)
         keys, values = cache.update(keys, heads[:, :, self._heads + self._kv_heads :].transpose(1, 2), at)
-        if length == 1:
-            # The queries that share a key stand in for a row of queries: one kernel, and no copy of the keys.
-            grouped = queries.reshape(rows, self._kv_heads, -1, size)
-            mixed = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-            return mixed.reshape(rows, -1)
         share = self._heads // self._kv_heads
+        if mask is not None:
+            # The queries that share a key stand in a column, head after head: one kernel, and no copy of the keys.
+            grouped = queries.view(rows, length, self._kv_heads, share, size).permute(0, 2, 3, 1, 4)
+            column = grouped.reshape(rows, self._kv_heads, share * length, size)
+            mixed = functional.scaled_dot_product_attention(column, keys, values, attn_mask=mask)
+            mixed = mixed.view(rows, self._kv_heads, share, length, size).permute(0, 3, 1, 2, 4)
+            return mixed.reshape(rows * length, -1)
         mixed = functional.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys.repeat_interleave(share, dim=1),
             values.repeat_interleave(share, dim=1),
-            attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=True,
         )
         return mixed.transpose(1, 2).reshape(rows * length, -1)
 
@@ -161,7 +162,7 @@ class FusedTrunk:
             return None  # causal
         mask = hidden_from(positions, cache.span, dtype=self.base.dtype)
         share = self._heads // self._kv_heads
-        return mask.expand(-1, -1, share, -1) if positions.shape[1] == 1 else mask
+        return mask.expand(-1, -1, share, -1) if positions.shape[1] == 1 else mask.repeat(1, 1, share, 1)
 
     def _adapt(self, at: int, part: int, x: Tensor, out: Tensor) -> None:
         if self.bank.is_active:

@@ -99,7 +99,7 @@ class Decoder:
         self.prefixes = Prefixes(prefix_bytes)
         self._cache_tokens = cache_tokens or slots * base.context
         self._prefill_tokens = prefill_tokens
-        self._rows = Rows(slots=slots, context=base.context)
+        self._rows = self._no_rows()
         self._long: _Reading | None = None
         self._waiting: FairQueue[DecodeRequest] = FairQueue()
         self._long_ones: FairQueue[DecodeRequest] = FairQueue()
@@ -151,7 +151,7 @@ class Decoder:
 
     def reset(self) -> None:
         """Forget every reply and all keys and values."""
-        self._rows = Rows(slots=self.slots, context=self.base.context)
+        self._rows = self._no_rows()
         self._long = None
         self._waiting.clear()
         self._long_ones.clear()
@@ -162,6 +162,9 @@ class Decoder:
     def step(self) -> list[Emission]:
         """Add one id to every running reply, and one more to those that join now."""
         return [*self._reap(), *self._read(), *self._decode()]
+
+    def _no_rows(self) -> Rows:
+        return Rows(slots=self.slots, context=self.base.context, most_tokens=self._cache_tokens)
 
     @property
     def _being_read(self) -> list[DecodeRequest]:
@@ -206,12 +209,9 @@ class Decoder:
         return emissions + self._read_together(together)
 
     def _next_long(self) -> None:
-        if self._long is None and self._long_ones and self._has_room(self._long_ones.peek(), ()):
+        if self._long is None and self._long_ones and self._has_room(self._long_ones.peek()):
             self._long = self._begin(self._long_ones.pop())
-            for request in [one for one in self._long_ones if self._long.is_of(one)]:
-                if self._has_room(request, ()):
-                    self._long_ones.remove(request.id)
-                    self._long.requests.append(request)
+            self._take_twins(self._long, self._long_ones)
 
     def _next_together(self, budget: int) -> list[_Reading]:
         """Prompts that wait and may be read now, in the order in which they came; long ones are put aside.
@@ -220,14 +220,13 @@ class Decoder:
         to be masked for the others.
         """
         together: list[_Reading] = []
+        if self._long_ones and self._long is None:
+            return together  # the long prompt whose turn it is gets its room only when nobody takes it before
         width = deepest = 0
-        while self._waiting and self._has_room(
-            self._waiting.peek(), [one for reading in together for one in reading.requests]
-        ):
+        while self._waiting and self._has_room(self._waiting.peek(), together):
             request = self._waiting.peek()
-            twin = next((one for one in (*together, self._long) if one and one.is_of(request)), None)
-            if twin:
-                twin.requests.append(self._waiting.pop())
+            if self._long and self._long.is_of(request):
+                self._long.requests.append(self._waiting.pop())
                 continue
             reading = self._begin(request)
             if reading.left > self._prefill_tokens:
@@ -242,8 +241,18 @@ class Decoder:
                 break
             together.append(reading)
             self._waiting.pop()
+            self._take_twins(reading, self._waiting, together)
             width, deepest = wider, deeper
         return together
+
+    def _take_twins(
+        self, reading: _Reading, queue: FairQueue[DecodeRequest], together: Sequence[_Reading] = ()
+    ) -> None:
+        """Those in `queue` that begin with the very same prompt need not wait for their turns: it is read anyway."""
+        for request in [one for one in queue if reading.is_of(one)]:
+            if self._has_room(request, together):
+                queue.remove(request.id)
+                reading.requests.append(request)
 
     def _put_aside(self, reading: _Reading) -> None:
         """The one that waits first has a long prompt: it is the one that is read in pieces, or waits for that."""
@@ -253,9 +262,9 @@ class Decoder:
         else:
             self._long_ones.push(request)
 
-    def _has_room(self, request: DecodeRequest, joining: Sequence[DecodeRequest]) -> bool:
+    def _has_room(self, request: DecodeRequest, together: Sequence[_Reading] = ()) -> bool:
         """Whether there is a slot for `request`, and enough positions for every row to be as long as the longest."""
-        others = [*self._being_read, *joining]
+        others = [*self._being_read, *(one for reading in together for one in reading.requests)]
         rows = len(self._rows) + len(others) + 1
         longest = max(self._rows.longest, *(one.most_tokens for one in (request, *others)))
         fits = rows * min(longest, self.base.context) <= self._cache_tokens
@@ -303,6 +312,7 @@ class Decoder:
     def _join(self, read: Sequence[_Reading], states: Tensor, cache: SlotCache) -> list[Emission]:
         """Rows for all requests whose prompts were read into rows of `cache`; each gets its first id."""
         first = len(self._rows)
+        self._rows.make_room([request for reading in read for request in reading.requests])
         whose: list[int] = []
         for at, reading in enumerate(read):
             prompt = cache.read(at, length=len(reading.ids))
@@ -357,6 +367,8 @@ class Decoder:
                 row = rows[at]
                 kept = self._rows.cache.read(first + at, length=row.position)
                 self.prefixes.keep(row.request.version, row.cached_ids, kept)
+            if emissions[at].has_failed:
+                self._rows.cache.clear(first + at)  # what is not finite would spread to the row's next owner
             if emissions[at].is_last:
                 self._rows.leave(first + at)
         return emissions

@@ -50,8 +50,15 @@ class Prefixes:
         return Prefix(length, self._held[best])
 
     def keep(self, version: int, ids: tuple[int, ...], kept: Kept) -> None:
-        """Hold a copy of `kept`, the keys and values of `ids`; what it goes on from is held in it."""
-        if len(ids) < LEAST or _size(kept) > self._most_bytes:
+        """Hold a copy of `kept`, the keys and values of `ids`; what it goes on from is held in it.
+
+        Of what is larger than all the room there is, the beginning.
+        """
+        fits = len(ids) * self._most_bytes // max(_size(kept), 1)
+        if fits < len(ids):
+            ids = ids[:fits]
+            kept = {layer: (keys[:, :fits], values[:, :fits]) for layer, (keys, values) in kept.items()}
+        if len(ids) < LEAST:
             return
         for key in [key for key in self._held if key[0] == version and key[1] == ids[: len(key[1])]]:
             self._drop(key)

@@ -40,8 +40,17 @@ def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> 
     return int(free * SHARE) // bytes_per_token(config, dtype)
 
 
-def _available() -> int:
-    """Bytes of memory that can be had; Linux counts in what its file cache would give back."""
+def _available(limits: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that can be had: by the machine's own count, and by a container's limit where there is one."""
+    try:
+        most, used = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such files, or no limit: "max"
+        return _free()
+    return max(min(_free(), most - used), 0)
+
+
+def _free() -> int:
+    """Linux counts in what its file cache would give back."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -6,7 +6,7 @@ that a leaving one makes. Refuses to know the model and how ids are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from server.decoding.cache import Kept, SlotCache
@@ -53,8 +53,9 @@ class Row:
 class Rows:
     """At most `slots` rows of at most `context` positions, and their cache, always dense."""
 
-    def __init__(self, *, slots: int, context: int) -> None:
-        self.slots, self.context = slots, context
+    def __init__(self, *, slots: int, context: int, most_tokens: int) -> None:
+        """`most_tokens` bounds what the cache has room for: rows times positions of each, unless one row needs more."""
+        self.slots, self.context, self._most_tokens = slots, context, most_tokens
         self.cache = SlotCache(most=context)
         self._rows: list[Row] = []
 
@@ -72,14 +73,20 @@ class Rows:
         """Positions that the row that may need most may come to need."""
         return max((min(row.request.most_tokens, self.context) for row in self._rows), default=0)
 
-    def join(self, row: Row, prompt: Kept) -> None:
-        """`row` is the last one now; `prompt` holds its prompt's keys and values.
+    def make_room(self, joining: Sequence[DecodeRequest]) -> None:
+        """For all that these and the present rows may come to need, so that no step has to: nothing grows in mid-reply.
 
-        Room is made for all that the rows may come to need, so that no step has to: nothing grows in mid-reply.
+        There is room for some rows more than now, as far as `most_tokens` goes: growing copies what is held.
         """
+        needed = len(self._rows) + len(joining)
+        length = max(self.longest, *(min(one.most_tokens, self.context) for one in joining))
+        ahead = min(1 << (needed - 1).bit_length(), self.slots, self._most_tokens // length)
+        used = len(self._rows), max((row.position for row in self._rows), default=0)
+        self.cache.make_room(rows=max(ahead, needed), length=length, used=used)
+
+    def join(self, row: Row, prompt: Kept) -> None:
+        """`row` is the last one now; `prompt` holds its prompt's keys and values."""
         self._rows.append(row)
-        rows = min(1 << (len(self._rows) - 1).bit_length(), self.slots)
-        self.cache.make_room(rows=rows, length=self.longest)
         self.cache.write(len(self._rows) - 1, prompt, length=len(row.request.prompt_ids))
 
     def leave(self, at: int) -> None:

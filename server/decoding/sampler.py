@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from server.engine.base import Sampling
 
@@ -21,6 +22,8 @@ COLD = 1e-5
 """Below this temperature the likeliest id is taken: float32 cannot divide by much less."""
 LIKELIEST = 1024
 """So many ids are looked at first for what `top_p` keeps."""
+BLOCK = 256
+"""Ids whose probabilities are summed together before it is asked which of them was drawn."""
 
 
 class Draw(NamedTuple):
@@ -84,38 +87,65 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         [i for i, is_cut in enumerate(cut) if is_cut],
         [i for i, is_cut in enumerate(cut) if not is_cut],
     )
-    ids, kept = _truncate(probabilities[some], [draws[i].sampling for i in some])
-    chosen[some] = ids.gather(1, _invert(kept, points[some])[:, None])[:, 0]
+    chosen[some] = _draw_cut(probabilities[some], points[some], [draws[i].sampling for i in some])
     if rest:
         chosen[rest] = _invert(probabilities[rest], points[rest])
     return chosen
 
 
 def _invert(weights: Tensor, points: Tensor) -> Tensor:
-    """Where the running sum of `weights` (B, K) passes the share `points` (B, 1) of the whole: (B,)."""
-    cdf = weights.cumsum(dim=-1, dtype=torch.float64)
-    return torch.searchsorted(cdf, points * cdf[:, -1:], right=True)[:, 0].clamp_(max=weights.shape[-1] - 1)
+    """Where the running sum of `weights` (B, K) passes the share `points` (B, 1) of the whole: (B,).
 
-
-def _truncate(probabilities: Tensor, samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
-    """The `top_k` likeliest ids, and of those the fewest that hold `top_p`: ids (B, K) rising, probabilities (B, K).
-
-    What is left out has probability 0.
+    In two stages, since a running sum over a whole vocabulary costs more than all else here: first the block of ids,
+    then the id. What has weight 0 is never drawn.
     """
+    rows, size = weights.shape
+    blocks = functional.pad(weights, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    sums = blocks.sum(dim=-1, dtype=torch.float64)
+    cdf = sums.cumsum(dim=-1)
+    block = _passes(cdf, points * cdf[:, -1:])
+    within = blocks[torch.arange(rows, device=weights.device), block[:, 0]].cumsum(
+        dim=-1, dtype=torch.float64
+    )
+    before = (cdf - sums).gather(1, block)
+    found = block * BLOCK + _passes(within, points * cdf[:, -1:] - before)
+    return found[:, 0].clamp_(max=size - 1)  # where the policy gave no number there is nothing to find
+
+
+def _passes(cdf: Tensor, points: Tensor) -> Tensor:
+    """The first place (B, 1) of each row of `cdf` (B, K) that is larger than its point (B, 1), rounded into the row."""
+    below = torch.nextafter(cdf[:, -1:], torch.zeros_like(points))
+    found = torch.searchsorted(cdf, torch.minimum(points, below), right=True)
+    return found.clamp_(max=cdf.shape[-1] - 1)
+
+
+def _draw_cut(probabilities: Tensor, points: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Ids (B,) drawn from the `top_k` likeliest, and of those the fewest that hold `top_p`."""
     device, size = probabilities.device, probabilities.shape[-1]
     most = torch.tensor([s.top_k if s.top_k > 0 else size for s in samplings], device=device)[:, None]
     mass = torch.tensor([min(s.top_p, 1.0) for s in samplings], dtype=torch.float64, device=device)[:, None]
     ordered, order = probabilities.topk(min(LIKELIEST, size), dim=-1)
     holds_enough = ordered.sum(dim=-1, keepdim=True, dtype=torch.float64) >= mass
-    # Sorting the whole vocabulary would cost as much as a small model's step, and hardly ever has to be.
-    if not bool(((most <= order.shape[1]) | (most >= size) & holds_enough).all()):
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    ordered = ordered.double() * (torch.arange(order.shape[1], device=device) < most)
+    chosen = _draw_ordered(ordered, order, points, most, mass, size)
+    # Sorting the whole vocabulary would cost as much as a small model's step, and hardly ever has to be. Rows for
+    # which it must be are taken apart: what one row draws does not depend on the others.
+    rest = ((most > order.shape[1]) & ((most < size) | ~holds_enough))[:, 0]
+    if bool(rest.any()):
+        ordered, order = probabilities[rest].sort(dim=-1, descending=True, stable=True)
+        chosen[rest] = _draw_ordered(ordered, order, points[rest], most[rest], mass[rest], size)
+    return chosen
+
+
+def _draw_ordered(
+    ordered: Tensor, order: Tensor, points: Tensor, most: Tensor, mass: Tensor, size: int
+) -> Tensor:
+    """Ids (B,) of `order` (B, K), whose probabilities fall; those that are kept are drawn in the vocabulary's order."""
+    ordered = ordered.double() * (torch.arange(order.shape[1], device=order.device) < most)
     whole = torch.where(most < size, ordered.sum(dim=-1, keepdim=True), 1.0)
     keep = ordered.cumsum(dim=-1) - ordered < mass * whole
     keep[:, 0] = True
     ids, back = order.sort(dim=-1)
-    return ids, (ordered * keep).gather(1, back)
+    return ids.gather(1, _invert((ordered * keep).gather(1, back), points)[:, None])[:, 0]
 
 
 def _tops(logits: Tensor, norm: Tensor, draws: Sequence[Draw]) -> list[tuple[tuple[int, float], ...]]:

@@ -13,7 +13,7 @@ from server.decoding.cache import SlotCache
 from server.decoding.trunk import Trunk
 
 PIECE = 256
-"""Tokens, padding included, that one piece reads; whoever is being answered waits no longer than for that."""
+"""Tokens, padding included, that one piece reads where nobody says what this machine affords between two steps."""
 
 Item = tuple[Sequence[int], Sequence[int]]
 """Ids of a prompt and of its response."""
@@ -29,8 +29,11 @@ class _Piece(NamedTuple):
 class Scoring:
     """Scores items piece by piece, so that steps of running replies fit in between."""
 
-    def __init__(self, trunk: Trunk, bank: AdapterBank, version: int, items: Sequence[Item]) -> None:
+    def __init__(
+        self, trunk: Trunk, bank: AdapterBank, version: int, items: Sequence[Item], *, piece: int = PIECE
+    ) -> None:
         self._trunk, self._bank, self._version, self._items = trunk, bank, version, items
+        self._piece = piece
         self._found: list[list[float]] = [[] for _ in items]
         self._pieces = deque(self._plan())
 
@@ -69,8 +72,8 @@ class Scoring:
         for chosen in self._together():
             width = max(len(_ids(self._items[i])) - 1 for i in chosen)
             cache = SlotCache(most=self._trunk.base.context, rows=len(chosen), length=width)
-            for start in range(0, width, PIECE):
-                yield _Piece(chosen, start, min(start + PIECE, width), cache)
+            for start in range(0, width, self._piece):
+                yield _Piece(chosen, start, min(start + self._piece, width), cache)
 
     def _together(self) -> Iterator[list[int]]:
         """Items that make one piece, padded to the longest; a long one is by itself."""
@@ -80,7 +83,7 @@ class Scoring:
             if not item[1]:
                 continue
             wider = max(width, len(_ids(item)) - 1)
-            if chosen and wider * (len(chosen) + 1) > PIECE:
+            if chosen and wider * (len(chosen) + 1) > self._piece:
                 yield chosen
                 chosen, wider = [], len(_ids(item)) - 1
             chosen.append(i)
@@ -89,9 +92,11 @@ class Scoring:
             yield chosen
 
 
-def score(trunk: Trunk, bank: AdapterBank, version: int, items: Sequence[Item]) -> list[tuple[float, ...]]:
+def score(
+    trunk: Trunk, bank: AdapterBank, version: int, items: Sequence[Item], *, piece: int = PIECE
+) -> list[tuple[float, ...]]:
     """What `Scoring` finds, all in one go."""
-    scoring = Scoring(trunk, bank, version, items)
+    scoring = Scoring(trunk, bank, version, items, piece=piece)
     while not scoring.is_over:
         scoring.step()
     return scoring.found

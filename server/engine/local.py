@@ -81,6 +81,7 @@ class LocalEngine:
         prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         self.base, self._trunk, self._bank, self._expected = fitted
+        self._prefill_tokens = prefill_tokens
         self._decoder = Decoder(
             self.base,
             slots=max_running,
@@ -96,6 +97,8 @@ class LocalEngine:
         self._places = Places(running=max_running, waiting=max_waiting)
         self._lock = threading.Lock()  # guards _seats and _places: both sides count with them
         self._versions: tuple[int, ...] = self._bank.versions
+        self._counted = 0, 0
+        """Replies in the loop, and bytes held for them: counted by the engine thread after each turn of it."""
         self._trouble = ""
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="hone-engine", daemon=True)
@@ -164,7 +167,13 @@ class LocalEngine:
             self._must_answer(prompt, version)
             if len(prompt.token_ids) + len(response) > self.base.context:
                 raise Invalid(f"prompt and response exceed the context of {self.base.context} tokens")
-        scoring = Scoring(self._trunk, self._bank, version, [(p.token_ids, r) for p, r in items])
+        scoring = Scoring(
+            self._trunk,
+            self._bank,
+            version,
+            [(p.token_ids, r) for p, r in items],
+            piece=self._prefill_tokens,
+        )
         while not scoring.is_over:
             await self._between_steps(scoring.step)
         return scoring.found
@@ -173,6 +182,7 @@ class LocalEngine:
         """Read from counters; never waits for a step."""
         with self._lock:
             taken, running = self._places.taken, self._places.running
+        rows, held_bytes = self._counted
         return EngineStatus(
             ready=self._ready,
             name=f"local:{self.base.base_id} ({self._trunk.name})",
@@ -180,8 +190,8 @@ class LocalEngine:
             running=min(taken, running),
             waiting=max(taken - running, 0),
             detail="closed" if self._closing else self._trouble,
-            rows=self._decoder.running + self._decoder.waiting,
-            held_bytes=self._decoder.held_bytes,
+            rows=rows,
+            held_bytes=held_bytes,
         )
 
     async def close(self) -> None:
@@ -241,6 +251,7 @@ class LocalEngine:
                 self._obey()
                 if not self._decoder.idle and not self._closing:
                     self._deliver(self._decoder.step())
+                self._counted = self._decoder.running + self._decoder.waiting, self._decoder.held_bytes
             except Exception:  # the edge of the engine: replies end with an error, the engine stays
                 log.exception("a step failed; its replies end with an error")
                 self._fail()
@@ -254,12 +265,10 @@ class LocalEngine:
                 self._inbox.get(timeout=HEAL_SECONDS if self._trouble else None)()
             except queue.Empty:
                 self._heal()
-        while True:
-            try:
-                command = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            command()
+        for _ in range(
+            self._inbox.qsize()
+        ):  # what comes meanwhile waits for a step: replies must not stand still
+            self._inbox.get_nowait()()
 
     def _admit(self, requests: Sequence[DecodeRequest]) -> None:
         """Queue what is still wanted: a caller may have gone, or its version been unloaded, since it asked."""

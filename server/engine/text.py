@@ -20,7 +20,7 @@ class TextStream:
     ) -> None:
         self.stopped = False
         self._decode = decode
-        self._stops = tuple(stop for stop in stops if stop)
+        self._stops = tuple(dict.fromkeys(stop for stop in stops if stop))
         self._prefix = prefix
         self._ids: list[int] = []
         self._start = self._read = 0

@@ -216,16 +216,29 @@ def test_prompts_read_in_pieces_and_from_earlier_turns_say_the_same(
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma", "learned positions"])
-def test_in_bfloat16_what_was_said_scores_the_same_again(kind: str) -> None:
+def test_in_bfloat16_what_was_said_scores_the_same_again(kind: str, tmp_path: Path) -> None:
+    """By the base and by four adapters in one crowd, as plain PEFT and as the engine itself score it."""
     fitted = fit(lambda: base_of(kind, dtype=torch.bfloat16))
-    base = base_of(kind, dtype=torch.bfloat16)
+    folders = {
+        v: random_adapter(fitted.base, tmp_path / str(v), seed=v, rank=2 * v, strength=0.2)
+        for v in (1, 2, 3, 4)
+    }
+    for version, folder in folders.items():
+        fitted.bank.write(version, fitted.bank.prepare(folder))
     sampling = Sampling(temperature=1, max_tokens=20, seed=2)
-    requests = [DecodeRequest(i, p, sampling) for i, p in enumerate(prompts(6))]
-    done = generate_offline(Decoder(fitted.base, slots=6, bank=fitted.bank, trunk=fitted.trunk), requests)
-    pairs = [(r.prompt_ids, c.token_ids) for r, c in zip(requests, done, strict=True)]
-    theirs = torch.cat(sequence_logprobs(base.model, pairs))
-    mine = torch.tensor([p for c in done for p in c.logprobs])
-    assert float((theirs - mine).abs().mean()) < 2e-2 * 6  # the weights are six times sharper than real ones
+    requests = [DecodeRequest(i, p, sampling, i % 5) for i, p in enumerate(prompts(10))]
+    done = generate_offline(Decoder(fitted.base, slots=10, bank=fitted.bank, trunk=fitted.trunk), requests)
+    for version in range(5):
+        model = base_of(kind, dtype=torch.bfloat16).model
+        if version:
+            model = modeling.load_adapter(model, "v", folders[version])
+        its = [(r, c) for r, c in zip(requests, done, strict=True) if r.version == version]
+        pairs = [(r.prompt_ids, c.token_ids) for r, c in its]
+        mine = torch.tensor([p for _, c in its for p in c.logprobs])
+        again = torch.tensor([p for row in score(fitted.trunk, fitted.bank, version, pairs) for p in row])
+        for found in (torch.cat(sequence_logprobs(model, pairs)), again):
+            # The weights are six times sharper than real ones.
+            assert float((found - mine).abs().mean()) < 2e-2 * 6
 
 
 def test_the_fastest_way_is_taken_and_named() -> None:

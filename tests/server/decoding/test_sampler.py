@@ -136,3 +136,35 @@ def test_as_good_as_no_temperature_is_none(temperature: float) -> None:
 def test_an_impossible_id_is_never_drawn_at_the_end_of_the_scale() -> None:
     logits = torch.tensor([0.0, 0.0, float("-inf")])
     assert counts(logits, Sampling())[2] == 0
+
+
+def test_what_a_cut_row_draws_does_not_depend_on_the_others() -> None:
+    """Ties at the edge of the cut, as bfloat16 makes them, beside a row of which a thousand ids hold too little."""
+    logits = (torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 2).round()
+    flat = torch.zeros(5000)
+    wide = Draw(Sampling(top_p=0.999), 0)
+    for seed in range(20):
+        draw = Draw(Sampling(top_k=300, top_p=0.9, seed=seed), 0)
+        alone = choose(logits[None], [draw])
+        assert choose(torch.stack([logits, flat]), [draw, wide])[:1] == alone
+
+
+def test_nothing_is_drawn_that_has_no_chance() -> None:
+    """Whatever the point: before the first likely id, between two far apart, and up to the very end."""
+    logits = torch.full((3000,), float("-inf"))
+    logits[[700, 2100]] = 0.0
+    draws = [Draw(Sampling(seed=seed), 0) for seed in range(500)]
+    found = [choice.token_id for choice in choose(logits.expand(500, -1), draws) if choice]
+    assert set(found) == {700, 2100}
+    assert 200 < found.count(700) < 300
+
+
+def test_a_draw_inverts_the_running_sum_over_the_whole_vocabulary() -> None:
+    logits = torch.randn(64, 5000, generator=torch.Generator().manual_seed(3)) * 3
+    draws = [Draw(Sampling(temperature=0.8, seed=seed), 5) for seed in range(64)]
+    cdf = (logits / 0.8).softmax(-1).double().cumsum(-1)
+    points = (
+        torch.tensor([uniform(seed, 5) for seed in range(64)], dtype=torch.float64)[:, None] * cdf[:, -1:]
+    )
+    expected = torch.searchsorted(cdf, points, right=True)[:, 0].tolist()
+    assert [choice.token_id for choice in choose(logits, draws) if choice] == expected

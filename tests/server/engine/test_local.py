@@ -1,6 +1,7 @@
 """The local engine under concurrent callers."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.decoding import fit
+from server.decoding import Decoder, fit
 from server.engine import local, make_engine
 from server.engine.base import Delta, FinishReason, Prompt, Sampling
 from server.engine.local import LocalEngine
@@ -318,3 +319,32 @@ async def test_the_settings_name_the_model(tmp_path: Path) -> None:
     await made.engine.close()
     with pytest.raises(SetupError):
         make_engine(Settings(model=str(tmp_path / "nothing")))
+
+
+async def test_the_status_never_reads_what_the_engine_thread_is_changing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = Decoder.held_bytes.fget
+    assert counted
+
+    def by_its_own_thread(decoder: Decoder) -> int:
+        assert threading.current_thread().name == "hone-engine"
+        return int(counted(decoder))
+
+    monkeypatch.setattr(Decoder, "held_bytes", property(by_its_own_thread))
+    engine = engine_of()
+    never_ends(engine)
+    replies = asyncio.gather(*(reply(engine, LONG) for _ in range(3)))
+    most = 0
+    while not replies.done():
+        status = await engine.status()
+        most = max(most, status.rows)
+        await asyncio.sleep(0)
+    await replies
+    assert most == 3
+    deadline = time.monotonic() + 5
+    while (await engine.status()).rows:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+    assert (await engine.status()).held_bytes == 0
+    await engine.close()

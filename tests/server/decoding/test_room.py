@@ -1,0 +1,39 @@
+"""Room for keys and values: what a container allows, and what earlier turns may keep of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.decoding import room
+from server.decoding.prefixes import Prefixes
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("most", "free"), [("max\n", 64 * GIB), (str(2 * GIB), int(1.5 * GIB)), (str(GIB // 4), 0)]
+)
+def test_a_containers_limit_counts(
+    most: str, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_free", lambda: 64 * GIB)
+    assert room._available(tmp_path) == 64 * GIB  # no such files
+    (tmp_path / "memory.max").write_text(most)
+    (tmp_path / "memory.current").write_text(str(GIB // 2))
+    assert room._available(tmp_path) == free
+
+
+def test_of_a_long_reply_the_beginning_is_kept() -> None:
+    keys = torch.arange(200.0).reshape(1, 100, 2)
+    prefixes = Prefixes(2 * keys[:, :60].nbytes)
+    ids = tuple(range(100))
+    prefixes.keep(3, ids, {0: (keys, -keys)})
+    found = prefixes.find(3, (*ids, 100))
+    assert found
+    assert found.length == 60
+    assert torch.equal(found.kept[0][1], -keys[:, :60])
+    assert prefixes.held_bytes == 2 * keys[:, :60].nbytes
+    tiny = Prefixes(2 * keys[:, :8].nbytes)  # fewer than are worth it
+    tiny.keep(3, ids, {0: (keys, -keys)})
+    assert not len(tiny)
