@@ -7,6 +7,7 @@ between them, and HTTP: `server.engine.local` feeds it from live requests, the l
 from server.decoding.bank import AdapterBank, Prepared
 from server.decoding.fit import Fitted, check, fit, says
 from server.decoding.loop import PREFILL_TOKENS, Decoder, Emission
+from server.decoding.merging import Merger
 from server.decoding.offline import Completed, generate_offline
 from server.decoding.pace import affordable_prefill
 from server.decoding.room import affordable_tokens, bytes_per_token
@@ -25,6 +26,7 @@ __all__ = [
     "Emission",
     "FinishReason",
     "Fitted",
+    "Merger",
     "Prepared",
     "Sampling",
     "Scoring",

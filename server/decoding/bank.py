@@ -65,6 +65,8 @@ class AdapterBank:
         self._capacity = self._rank = 0
         self.is_active = False
         """Whether any row of the forward that comes needs an adapter."""
+        self.only: int | None = 0
+        """The version that all rows of it share; None when they are of several."""
         self._selected: list[tuple[Tensor, ...]] = []
         """For each group the selected slots' A (slots · members · rank, in) and, by member, B (slots · rank, out)."""
         self._views: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
@@ -126,11 +128,17 @@ class AdapterBank:
         self._clear(slot)
         self._make_room(slots=self._capacity, rank=max(self._ranks.values(), default=self._rank))
 
+    def factors(self, version: int) -> list[tuple[Tensor, ...]]:
+        """Copies of a version's factors: for each group A (members, rank, in) and by member B (rank, out)."""
+        slot = self._slots[version]
+        return [(group.a[slot].clone(), *(b[slot].clone() for b in group.b)) for group in self._groups]
+
     def select(self, versions: Sequence[int], *, length: int = 1) -> None:
         """The version of each row of the forwards that follow, in which a row has `length` tokens."""
         unknown = set(versions) - set(self._slots) - {0}
         if unknown:
             raise NotFound(f"version {min(unknown)} is not held", code="unknown_version")
+        self.only = versions[0] if len(set(versions)) == 1 else None
         slots = [self._slots.get(version, -1) for version in versions]
         used = tuple(sorted({slot for slot in slots if slot >= 0}))
         self._mask = None

@@ -9,8 +9,9 @@ that this machine multiplies by fastest. Refuses to know requests and sampling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +61,13 @@ class _Layer:
     """Of queries and keys, where the architecture has them."""
 
 
+class Merged(NamedTuple):
+    """A version's own linear layers: the base's with its factors in them."""
+
+    version: int
+    layers: list[tuple[Projection, ...]]
+
+
 class FusedTrunk:
     """Runs a base whose linear weights it has taken: `base.model` keeps shapes, embeddings and norms."""
 
@@ -77,26 +85,55 @@ class FusedTrunk:
         if head.weight is not self._embed.weight:
             take(head)
         self._layers = [_take_layer(layer, packed=packed) for layer in inner.layers]
+        self.merged: Merged | None = None
+        """What runs in place of the base's layers and the bank's factors when all rows are of this version."""
+        self._adapts = False
 
     def states(self, ids: Tensor, positions: Tensor, cache: SlotCache) -> Tensor:
         """Hidden states (B, L, H)."""
         rows, length = ids.shape
+        merged = self.merged if self.merged and self.merged.version == self.bank.only else None
+        self._adapts = self.bank.is_active and not merged
         x = self._embed(ids.reshape(-1))  # (B·L, H)
         cos, sin = self._rotation(x, positions)
         mask = self._mask(positions, cache)
         for at, layer in enumerate(self._layers):
+            parts = merged.layers[at] if merged else layer.parts
             normed = functional.rms_norm(x, x.shape[1:], layer.norm, layer.eps)
-            mixed = self._attend(at, layer, normed, (rows, length), (cos, sin), mask, cache)
-            x = layer.parts[OUT].add_to(x, mixed)
+            qkv = parts[QKV](normed)
+            self._adapt(at, QKV, normed, qkv)
+            mixed = self._attend(
+                at, layer, qkv.view(rows, length, -1, self._head_size), (cos, sin), mask, cache
+            )
+            x = parts[OUT].add_to(x, mixed)
             self._adapt(at, OUT, mixed, x)
             normed = functional.rms_norm(x, x.shape[1:], layer.mlp_norm, layer.eps)
-            both = layer.parts[GATE_UP](normed)
+            both = parts[GATE_UP](normed)
             self._adapt(at, GATE_UP, normed, both)
             gate, up = both.chunk(2, dim=-1)
             gated = functional.silu(gate).mul_(up)
-            x = layer.parts[DOWN].add_to(x, gated)
+            x = parts[DOWN].add_to(x, gated)
             self._adapt(at, DOWN, gated, x)
         return self._norm(x).view(rows, length, -1)
+
+    @property
+    def linear_bytes(self) -> int:
+        """What the linear layers take, and merged ones would once more."""
+        return sum(part.held_bytes for layer in self._layers for part in layer.parts)
+
+    @torch.no_grad()
+    def merge(self, version: int, factors: Sequence[tuple[Tensor, ...]]) -> Merged:
+        """`version`'s own layers, of its factors as the bank gives them. Touches nothing; any thread may ask."""
+        layers = []
+        for at, layer in enumerate(self._layers):
+            its = factors[at * len(PARTS) : (at + 1) * len(PARTS)]
+            layers.append(
+                tuple(
+                    part.plus(torch.cat([b.t() @ member for member, b in zip(a, bs, strict=True)]))
+                    for part, (a, *bs) in zip(layer.parts, its, strict=True)
+                )
+            )
+        return Merged(version, layers)
 
     def logits(self, states: Tensor) -> Tensor:
         """Float32 logits (N, V)."""
@@ -106,17 +143,13 @@ class FusedTrunk:
         self,
         at: int,
         layer: _Layer,
-        normed: Tensor,
-        shape: tuple[int, int],
+        heads: Tensor,
         rotation: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: SlotCache,
     ) -> Tensor:
-        """What attention brings together, before its output layer: (B·L, heads · D)."""
-        (rows, length), size = shape, self._head_size
-        qkv = layer.parts[QKV](normed)
-        self._adapt(at, QKV, normed, qkv)
-        heads = qkv.view(rows, length, -1, size)
+        """What attention brings together (B·L, heads · D), of queries, keys and values in one (B, L, heads, D)."""
+        rows, length, _, size = heads.shape
         turned = heads[:, :, : self._heads + self._kv_heads]
         if layer.head_norms:
             turned = self._norm_heads(turned, *layer.head_norms)
@@ -165,7 +198,7 @@ class FusedTrunk:
         return mask.expand(-1, -1, share, -1) if positions.shape[1] == 1 else mask.repeat(1, 1, share, 1)
 
     def _adapt(self, at: int, part: int, x: Tensor, out: Tensor) -> None:
-        if self.bank.is_active:
+        if self._adapts:
             self.bank.add(at * len(PARTS) + part, x, out)
 
 

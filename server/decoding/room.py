@@ -36,12 +36,12 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
 def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> int:
     """How many tokens' keys and values fit into this machine's free memory, leaving the other half of it."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     return int(free * SHARE) // bytes_per_token(config, dtype)
 
 
-def _available(limits: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of memory that can be had: by the machine's own count, and by a container's limit where there is one."""
+def available_bytes(limits: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that can be had: by the machine's own count, and by a container's limit where there is one."""
     try:
         most, used = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # no such files, or no limit: "max"

@@ -27,6 +27,7 @@ from server.decoding import (
     DecodeRequest,
     Emission,
     Fitted,
+    Merger,
     Scoring,
     check,
 )
@@ -91,6 +92,7 @@ class LocalEngine:
             prefix_bytes=prefix_bytes,
             prefill_tokens=prefill_tokens,
         )
+        self._merger = Merger(self._trunk, self._bank)
         self._numbers = itertools.count(1)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._seats: dict[int, _Seat] = {}  # by request id
@@ -199,6 +201,7 @@ class LocalEngine:
         self._closing = True
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
+        self._merger.close()
         self._bank.close()
 
     # Places and refusals
@@ -251,6 +254,7 @@ class LocalEngine:
                 self._obey()
                 if not self._decoder.idle and not self._closing:
                     self._deliver(self._decoder.step())
+                    self._merger.between_steps()
                 self._counted = self._decoder.running + self._decoder.waiting, self._decoder.held_bytes
             except Exception:  # the edge of the engine: replies end with an error, the engine stays
                 log.exception("a step failed; its replies end with an error")

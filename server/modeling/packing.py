@@ -36,6 +36,15 @@ class Projection(nn.Linear):
             return out
         return functional.linear(x, self._numbers, self._bias)
 
+    def plus(self, delta: Tensor) -> Projection:
+        """Another one, of W + `delta` (out, in); this one stays as it is."""
+        weight = self._numbers.to_dense() if self._packed else self._numbers
+        return Projection(weight + delta, self._bias, packed=self._packed)
+
+    @property
+    def held_bytes(self) -> int:
+        return self.in_features * self.out_features * self.weight.element_size()
+
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + x Wᵀ + b in one go."""
         if self._packed:

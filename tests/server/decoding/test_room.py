@@ -18,10 +18,10 @@ def test_a_containers_limit_counts(
     most: str, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "_free", lambda: 64 * GIB)
-    assert room._available(tmp_path) == 64 * GIB  # no such files
+    assert room.available_bytes(tmp_path) == 64 * GIB  # no such files
     (tmp_path / "memory.max").write_text(most)
     (tmp_path / "memory.current").write_text(str(GIB // 2))
-    assert room._available(tmp_path) == free
+    assert room.available_bytes(tmp_path) == free
 
 
 def test_of_a_long_reply_the_beginning_is_kept() -> None:
