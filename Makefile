@@ -16,9 +16,24 @@ install: .venv/.installed  ## a virtual environment with everything pinned
 serve: install  ## the chat page and the API on http://127.0.0.1:8000, the learner beside them
 	$(BIN)/hone serve --upgrade $(ARGS)
 
-serve-vllm: install  ## the same over vLLM servers: make serve-vllm VLLM_URL=http://HOST:PORT[,http://…]; see docs/vllm.md
-	@test -n "$(VLLM_URL)" || { echo "name a vLLM server: make serve-vllm VLLM_URL=http://HOST:PORT"; exit 2; }
-	$(BIN)/hone serve --upgrade --engine vllm --vllm-url $(VLLM_URL) $(ARGS)
+# Without VLLM_URL it starts the server that `make vllm` made, beside Hone and not on its port, and ends it with Hone.
+VLLM_PYTHON ?= build/venvs/vllm/bin/python
+VLLM_PORT ?= 8001
+VLLM_FLAGS := --enable-lora --max-loras 8 --max-cpu-loras 16 --max-lora-rank 16 --max-num-batched-tokens 2048 \
+	--generation-config vllm --logprobs-mode raw_logprobs --shutdown-timeout 20
+
+serve-vllm: install  ## the same over vLLM: one on this machine, or VLLM_URL=http://HOST:PORT[,http://…]; see docs/vllm.md
+	@url="$(VLLM_URL)"; \
+	if [ -z "$$url" ]; then \
+	  test -x $(VLLM_PYTHON) || { echo "run make vllm first, or name a server: make serve-vllm VLLM_URL=http://HOST:PORT"; exit 2; }; \
+	  url=http://127.0.0.1:$(VLLM_PORT); \
+	  echo "vLLM starts on $$url: a minute or more, in which Hone answers 503"; \
+	  VLLM_ALLOW_RUNTIME_LORA_UPDATING=True VLLM_CPU_KVCACHE_SPACE=$${VLLM_CPU_KVCACHE_SPACE:-1} \
+	    VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1 $(VLLM_PYTHON) -m vllm.entrypoints.openai.api_server \
+	    --model server/demo_model --host 127.0.0.1 --port $(VLLM_PORT) $(VLLM_FLAGS) & \
+	  vllm=$$!; trap 'kill $$vllm; wait $$vllm' EXIT; trap 'exit 130' INT TERM; \
+	fi; \
+	$(BIN)/hone serve --upgrade --engine vllm --vllm-url $$url $(ARGS)
 
 demo: install  ## the whole story in a terminal: talk, pick, learn, swap, roll back
 	$(BIN)/python -m learner demo $(ARGS)

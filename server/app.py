@@ -121,8 +121,8 @@ async def open_parts(
         keep_resident=settings.keep_resident,
         follow_seconds=settings.follow_seconds,
     )
-    await serving.start()
     stack.push_async_callback(serving.close)
+    await serving.start()
     talk = Chat(
         store=store,
         serving=serving,

@@ -68,6 +68,24 @@ def check_record(settings: Settings) -> Iterator[Finding]:
         engine.dispose()
 
 
+def count_champions(settings: Settings) -> int:
+    """Segments with a champion of their own; at least one, also when the record cannot be read."""
+    engine = None
+    try:
+        url = make_url(settings.resolved_database_url)
+        if _is_missing_file(url):
+            return 1
+        engine = _open(url)
+        with Session(engine) as session:
+            lanes = [adapters.lane(session, segment.name) for segment in adapters.list_segments(session)]
+        return max(sum(lane.has_champion for lane in lanes), 1)
+    except (ImportError, SQLAlchemyError):
+        return 1
+    finally:
+        if engine is not None:
+            engine.dispose()
+
+
 def _is_missing_file(url: URL) -> bool:
     if url.get_backend_name() != "sqlite" or not url.database:
         return False

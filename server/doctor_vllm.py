@@ -5,14 +5,17 @@ It asks and changes nothing: no adapter is loaded and no reply drawn to find out
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from server.doctor import Finding, Level
+from server.doctor_record import count_champions
+from server.engine.replica import OLDEST, Reach, release_of
+from server.errors import SetupError
 from server.settings import Settings
 
 PATIENCE_SECONDS = 3.0
@@ -33,25 +36,31 @@ def check_vllm(settings: Settings) -> Iterator[Finding]:
     key = settings.vllm_key.get_secret_value()
     for url in settings.vllm_urls:
         try:
+            reach = Reach.of(url, key=key)
+        except (SetupError, ValueError):
+            yield Finding(
+                "vllm", Level.FAIL, "HONE_VLLM_URL holds what is no address", f"http://HOST:PORT; {PAGE}"
+            )
+            continue
+        try:
             with httpx.Client(
-                base_url=url.rstrip("/").removesuffix("/v1"),
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                base_url=reach.base_url,
+                headers=reach.headers,
+                verify=reach.verify,
                 timeout=PATIENCE_SECONDS,
                 trust_env=False,  # as the engine asks them: past any proxy
-                verify=httpx.create_ssl_context() if url.startswith("https:") else False,
             ) as client:
-                yield from _check_server(client, settings)
+                yield from _check_server(reach.name, client, settings)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             yield Finding(
                 "vllm",
                 Level.FAIL,
-                f"{_place(url)} does not answer ({type(error).__name__})",
+                f"{reach.name} does not answer ({type(error).__name__})",
                 f"start it, or mend HONE_VLLM_URL; {PAGE}",
             )
 
 
-def _check_server(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
-    place = _place(str(client.base_url))
+def _check_server(place: str, client: httpx.Client, settings: Settings) -> Iterator[Finding]:
     health = client.get("/health")
     if health.status_code != 200:
         yield Finding(
@@ -67,8 +76,16 @@ def _check_server(client: httpx.Client, settings: Settings) -> Iterator[Finding]
             "vllm", Level.FAIL, f"{place} refuses the key", "set HONE_VLLM_KEY to what its --api-key is"
         )
         return
+    release = release_of(client.get("/version").text)
+    if release and release < OLDEST:
+        yield Finding(
+            "vllm",
+            Level.FAIL,
+            f"{place} is vLLM {release[0]}.{release[1]}: a load may push an adapter out from under a running reply",
+            f"take {OLDEST[0]}.{OLDEST[1]} or later",
+        )
     yield _base(place, listed, settings)
-    yield _adapters(place, client)
+    yield _adapters(place, client, settings)
 
 
 def _base(place: str, listed: httpx.Response, settings: Settings) -> Finding:
@@ -93,7 +110,7 @@ def _base(place: str, listed: httpx.Response, settings: Settings) -> Finding:
     )
 
 
-def _adapters(place: str, client: httpx.Client) -> Finding:
+def _adapters(place: str, client: httpx.Client, settings: Settings) -> Finding:
     """A route that takes POST answers GET with 405; one that is not there, with 404."""
     if client.get("/v1/load_lora_adapter").status_code == 404:
         return Finding(
@@ -111,10 +128,13 @@ def _adapters(place: str, client: httpx.Client) -> Finding:
             f"{place} was started without adapters",
             "start it with --enable-lora",
         )
+    needed = settings.keep_resident + count_champions(settings) + 1
+    told = re.search(r'vllm:lora_requests_info\{[^\n]*max_lora="(\d+)"', numbers.text)
+    if told and int(told[1]) < needed:
+        return Finding(
+            "vllm adapters",
+            Level.WARN,
+            f"{place} has room for {told[1]} adapters in one batch; up to {needed} versions may be in use at once",
+            f"start it with --max-loras {needed}, or lower HONE_KEEP_RESIDENT",
+        )
     return Finding("vllm adapters", Level.OK, f"{place} takes adapters at run time")
-
-
-def _place(url: str) -> str:
-    """Host and port; an address may hold a password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port}" if parts.hostname and parts.port else str(parts.hostname or "?")

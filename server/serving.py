@@ -14,8 +14,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +35,8 @@ from server.store.session import Store
 log = logging.getLogger(__name__)
 DEFAULT = "default"
 RETRY_SECONDS = 5.0
+START_SECONDS = 10.0
+"""How long a start waits for the champions; after that the bare base answers until they are loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Serving:
         self._retry_at: dict[int, float] = {}
         self._settling = asyncio.Lock()
         self._loading = asyncio.Lock()
+        self._will_evict = False
         self._nudged = asyncio.Event()
         self._settled = asyncio.Condition()
         self._readings = self._read = 0
@@ -118,9 +120,12 @@ class Serving:
     # --- following the log ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Serve what the log says, then go on following it."""
-        await self._settle_all()
-        self._spawn(self._follow())
+        """Serve what the log says, then go on following it. A load that takes long is not waited for."""
+        reading = self._spawn(self._settle_all())
+        await asyncio.wait([reading], timeout=START_SECONDS)
+        if reading.done():
+            reading.result()
+        self._spawn(self._follow(reading))
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -131,14 +136,11 @@ class Serving:
         """The log has just changed in this process: look at once."""
         self._nudged.set()
 
-    async def _follow(self) -> None:
+    async def _follow(self, reading: asyncio.Task[None]) -> None:
+        """Read the log again and again, once `reading`, the first time, has come to its end."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.follow_seconds):
-                    await self._nudged.wait()
-            self._nudged.clear()
             try:
-                await self._settle_all()
+                await reading
                 self.trouble = ""
             except HoneError as error:
                 log.warning("cannot read the promotion log: %s", error.message)
@@ -146,6 +148,11 @@ class Serving:
             except Exception as error:
                 log.exception("following the promotion log failed; trying again")
                 self.trouble = f"{type(error).__name__}: {error}"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.follow_seconds):
+                    await self._nudged.wait()
+            self._nudged.clear()
+            reading = self._spawn(self._settle_all())
 
     async def _settle_all(self) -> None:
         """Bring every segment to the version that the log names. One at a time: an older reading must not win."""
@@ -225,26 +232,21 @@ class Serving:
         """An opaque mark of the weights: equal weights, equal mark, and no number to read from it."""
         return self._resident[version].stamp
 
-    @asynccontextmanager
-    async def lease(self, version: int) -> AsyncIterator[int]:
-        """Keep `version` loaded for as long as a reply needs it; load it first when it is not."""
-        await self.hold(version)
-        try:
-            yield version
-        finally:
-            self.release(version)
-
     async def hold(self, version: int) -> None:
-        """The first half of a lease. A resident version is held without giving way to anybody."""
+        """Lease `version`: keep it loaded until it is released; load it first when it is not.
+
+        A resident version is held without giving way to anybody.
+        """
         if version not in self._resident:
             await self._bring(version, make_room=True)
         self._resident[version].leases += 1
         self._resident.move_to_end(version)
 
     def release(self, version: int) -> None:
-        """The second half of a lease."""
+        """End a lease."""
         self._resident[version].leases -= 1
-        if len(self._idle()) > self.keep_resident:
+        if len(self._idle()) > self.keep_resident and not self._will_evict:
+            self._will_evict = True  # one that waits for a load will do for all leases that end meanwhile
             self._spawn(self._evict())
 
     async def wait_serving(self, segment: str, *, patience: float) -> Post:
@@ -333,6 +335,7 @@ class Serving:
 
     async def _evict(self) -> None:
         async with self._loading:
+            self._will_evict = False
             while len(idle := self._idle()) > self.keep_resident and await self._unload(idle[0]):
                 pass
 
@@ -353,10 +356,11 @@ class Serving:
     def _stamp(self, weights: str) -> str:
         return "fp_" + hashlib.sha256(f"{self.base.base_hash}:{weights}".encode()).hexdigest()[:16]
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 @dataclass(frozen=True, slots=True)

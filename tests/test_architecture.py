@@ -123,7 +123,18 @@ def test_the_simulation_speaks_only_rest() -> None:
         ),
         *[
             (f"server.engine.{room}", TENSORS | {"server.modeling", "server.decoding"})
-            for room in ("fleet", "greeting", "member", "places", "replica", "text", "vllm")
+            for room in (
+                "fleet",
+                "greeting",
+                "member",
+                "places",
+                "refusals",
+                "replica",
+                "reply",
+                "text",
+                "turns",
+                "vllm",
+            )
         ],
         ("server.artifacts", {"server.store", "sqlmodel", "sqlalchemy"} | TENSORS | WEB_FRAMEWORKS),
         ("server.pairing", TENSORS | WEB_FRAMEWORKS | {"server.store", "httpx"}),

@@ -34,7 +34,7 @@ from tests.fakes import byte_tokenizer
 FIELDS = {
     "model", "prompt", "max_tokens", "n", "seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "presence_penalty", "frequency_penalty", "stop_token_ids", "logprobs", "prompt_logprobs", "stream",
-    "return_tokens_as_token_ids",
+    "return_tokens_as_token_ids", "cache_salt",
 }  # fmt: skip
 SEPARATOR = "\u2028"
 """A line end to `str.splitlines`, and plain text to JSON and to server-sent events."""
@@ -68,6 +68,13 @@ class FakeVllm:
         self.cancelled = 0
         """Streams whose reader left before their end."""
         self.health = 200
+        self.release: str | None = "0.32.0"
+        """What it says of its version; nothing: older ones have no such route."""
+        self.max_loras = 8
+        self.others = 0
+        """Replies that it writes for somebody else, as its numbers tell."""
+        self.drains = False
+        """It is being stopped: well to all questions, and every request ends before it has begun."""
         self.is_vllm = True
         self.failures: list[int] = []
         """Statuses with which the next completions fail."""
@@ -77,12 +84,16 @@ class FakeVllm:
         """It takes connections and says nothing, as a process that is stopped."""
         self.load_hangs = False
         """Reading an adapter takes for ever; all else goes on."""
+        self.score_hangs = False
+        """Scoring does; greeting goes on."""
         self.load_refusal, self.load_status = "", 500
         """What it says to every adapter that it is to load, and with which status: older versions say 400."""
         self.unload_refusal = ""
         """What it says to every adapter that it is to unload."""
         self.off_by = 0.0
         """Nats by which its adapters score otherwise than they should."""
+        self.base_off_by = 0.0
+        """The same for its base."""
         self.scoring = self.most_scoring = 0
         """Prompts that are scored now, and at most at once until now."""
         self.cut_after: int | None = None
@@ -103,6 +114,7 @@ class FakeVllm:
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),
+                Route("/version", self._version),
                 Route("/metrics", self._metrics),
                 Route("/v1/models", self._models),
                 Route("/v1/completions", self._completions, methods=["POST"]),
@@ -174,8 +186,17 @@ class FakeVllm:
         return Response(status_code=self.health)
 
     async def _metrics(self, _: Request) -> Response:
-        lora = "# TYPE vllm:lora_requests_info gauge\n" if self.has_lora else ""
-        return PlainTextResponse(f"vllm:num_requests_running 0.0\n{lora}")
+        info = f'vllm:lora_requests_info{{max_lora="{self.max_loras}",running_lora_adapters=""}} 1.7e+09\n'
+        lora = f"# TYPE vllm:lora_requests_info gauge\n{info}" if self.has_lora else ""
+        return PlainTextResponse(
+            f'vllm:num_requests_running{{engine="0",model_name="x"}} {float(self.others)}\n'
+            'vllm:num_requests_waiting{engine="0",model_name="x"} 0.0\n'
+            'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 99.0\n'
+            f"{lora}"
+        )
+
+    async def _version(self, _: Request) -> Response:
+        return JSONResponse({"version": self.release}) if self.release else error(404, "Not Found")
 
     async def _answers(self) -> None:
         await until(lambda: not self.hangs, patience=600)
@@ -259,7 +280,13 @@ class FakeVllm:
             return error(400, f"This model's maximum context length is {self.context} tokens.")
         if body.get("n", 1) > 1 and body["temperature"] == 0:
             return error(400, f"n must be 1 when using greedy sampling, got {body['n']}.")
+        if self.drains:
+            if body.get("stream"):
+                return PlainTextResponse("data: [DONE]\n\n", media_type="text/event-stream")
+            given_up = {"index": 0, "text": "", "finish_reason": "abort", "prompt_logprobs": None}
+            return JSONResponse({"choices": [given_up]})
         if not body.get("stream"):
+            await until(lambda: is_greeting or not self.score_hangs, patience=600)
             return await self._score(version, body["prompt"])
         assert body["return_tokens_as_token_ids"]
         # The truth stops by itself; the real server would stop at nothing that it was not told.
@@ -273,7 +300,13 @@ class FakeVllm:
         values = await self.truth.logprobs(version, Prompt(tuple(ids[:1])), tuple(ids[1:]))
         self.scoring -= 1
         told = [
-            {str(i): {"logprob": value + (self.off_by if version else 0), "rank": 1, "decoded_token": "x"}}
+            {
+                str(i): {
+                    "logprob": value + (self.off_by if version else self.base_off_by),
+                    "rank": 1,
+                    "decoded_token": "x",
+                }
+            }
             for i, value in zip(ids[1:], values, strict=True)
         ]
         rows = [None, *told]

@@ -2,6 +2,7 @@
 
     watch: look at each every two seconds, and at once when a request was refused or broke off
     load:  wanted -> brought to each that is well -> scored by each and compared -> visible
+           who takes long is waited for until the others have it, and compared when it comes
 
 Refuses to know vLLM's words (`replica`), what a server needs before it may answer (`member`) and text.
 """
@@ -9,37 +10,44 @@ Refuses to know vLLM's words (`replica`), what a server needs before it may answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from server.engine.greeting import Check, Greeting, agree, distance
 from server.engine.member import Member, Wanted, differs
-from server.engine.replica import AGAIN_SECONDS, Lacks, Lost, Replica
+from server.engine.refusals import AGAIN_SECONDS, Lacks, Lost
+from server.engine.replica import Replica
 from server.errors import AdapterRejected, Busy, HoneError, Unavailable
 from server.prompts import Renderer
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
 FIRST_LOOK_SECONDS = 5.0
 """How long the first callers wait to hear of any server at all."""
+TOGETHER_SECONDS = 15.0
+"""How long a load that some servers have done waits for the others."""
 
 
 class Fleet:
     """Servers that all serve one base. Made inside of a running event loop, on which they are watched."""
 
     def __init__(self, replicas: Sequence[Replica], renderer: Renderer) -> None:
-        self._wanted: dict[int, Wanted] = {}
+        self._wanted: dict[int, Wanted] = {0: Wanted("", Check.of_words(renderer))}
         self._arriving: set[int] = set()
         greeting = Greeting(renderer)
         self.members = [Member(replica, wanted=self._wanted, greeting=greeting) for replica in replicas]
         self._turn = 0
         self._loading = asyncio.Lock()
+        self._bringing: set[asyncio.Task[HoneError | None]] = set()
         self._seen_well = asyncio.Event()
         self._tasks = [asyncio.create_task(self._watch(member)) for member in self.members]
 
     @property
     def versions(self) -> tuple[int, ...]:
         """Versions that some server has been seen to hold, the base first."""
-        return (0, *sorted(self._wanted.keys() - self._arriving))
+        return tuple(sorted(self._wanted.keys() - self._arriving))
 
     @property
     def well(self) -> int:
@@ -66,8 +74,8 @@ class Fleet:
         """Bring a version to every server that is well and see that all of them mean the same by it.
 
         One that cannot take it, or scores the check's text unlike the others, is set apart; one that is away gets it
-        before it gets requests. Raises AdapterRejected when all of them blame the adapter itself, Unavailable when
-        none took it, or when it cannot be told which of them is right.
+        before it gets requests. So does one that takes long. Raises AdapterRejected when every server there is blames
+        the adapter itself, Unavailable when none took it, or when it cannot be told which of them is right.
         """
         await self.looked()
         async with self._loading:
@@ -77,15 +85,33 @@ class Fleet:
             self._arriving.add(version)
             try:
                 present = [member for member in self.members if member.well]
-                errors = await asyncio.gather(*(member.bring(version) for member in present))
+                said = await self._brought(version, present)
                 await self._compare(version)
                 if not any(member.holds(version) for member in self.members):
-                    raise self._none_took(present, errors)
+                    raise self._none_took(said)
             except BaseException:
                 self._wanted.pop(version, None)
                 raise
             finally:
                 self._arriving.discard(version)
+
+    async def _brought(self, version: int, present: Sequence[Member]) -> dict[Member, HoneError | None]:
+        """What each of them said to it. Who says nothing for long goes on beside, once another one holds it."""
+        tasks = {asyncio.create_task(member.bring(version)): member for member in present}
+        late = set(tasks)
+        for task in tasks:
+            self._bringing.add(task)
+            task.add_done_callback(self._bringing.discard)
+        try:
+            if late:
+                _, late = await asyncio.wait(late, timeout=TOGETHER_SECONDS)
+            while late and not any(version in member.held for member in present):
+                _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            for task in late:
+                task.cancel()
+            raise
+        return {member: task.result() for task, member in tasks.items() if task not in late}
 
     async def _compare(self, version: int) -> None:
         """Settle what the version says of its text; who says otherwise is set apart, now and whenever it comes."""
@@ -95,15 +121,41 @@ class Fleet:
             return
         agreed = wanted.check.settle([member.scores[version] for member in holders])
         if agreed is None:
-            raise Unavailable(
-                f"the vLLM servers do not agree on v{version}, and half of them stand against the other half: "
-                "give all of them the same checkpoint, type and adapters",
-                retry_after=AGAIN_SECONDS,
-            )
+            raise self._undecided(version, holders)
         wanted.agreed = agreed
         for member in holders:
             if not agree(member.scores[version], agreed):
                 await member.disown(version, differs(version, distance(member.scores[version], agreed)))
+            elif wanted.check.expected:
+                self._trust_base_of(member)
+
+    def _undecided(self, version: int, holders: Sequence[Member]) -> Unavailable:
+        """Nobody is right, or nobody knows who. No fault of the adapter's: its files are those that were published."""
+        expected = self._wanted[version].check.expected
+        if expected:
+            far = ", ".join(
+                f"{m.replica.name} by {distance(m.scores[version], expected):.2g}" for m in holders
+            )
+            found = f"no vLLM server gives v{version} the log probabilities that were trained (nats a token off: {far})"
+        else:
+            found = (
+                f"the vLLM servers do not agree on v{version}, and half of them stand against the other half"
+            )
+        return Unavailable(
+            f"{found}: give all of them the same checkpoint, type and adapters", retry_after=AGAIN_SECONDS
+        )
+
+    def _trust_base_of(self, member: Member) -> None:
+        """It says of an adapter what the learner measured, so its base is the right one, whoever was greeted first."""
+        base, right = self._wanted[0], member.scores.get(0)
+        if right is None or agree(right, base.agreed):
+            return
+        log.warning("the base of vLLM on %s counts: it says what was trained", member.replica.name)
+        base.agreed = right
+        for other in self.members:  # scored again, by the next request or look
+            other.held.discard(0)
+            other.refused.pop(0, None)
+            other.nudge.set()
 
     async def unload(self, version: int) -> None:
         """Let go of a version everywhere; a server that is away now does so when it is back."""
@@ -111,13 +163,13 @@ class Fleet:
         await asyncio.gather(*(member.drop() for member in self.members if member.well))
 
     async def choose(self, version: int, *, avoid: Sequence[Member] = ()) -> Member:
-        """Who answers next: well, holding `version`, with the fewest replies of ours, or else the longest rest.
+        """Who answers next: well, holding `version`, not in doubt, with the fewest replies, or else the longest rest.
 
         Raises Unavailable when there is nobody.
         """
         fit = sorted(
             (member for member in self.members if member.well and member not in avoid),
-            key=lambda member: (member.running, member.chosen),
+            key=lambda member: (member.doubted, member.load, member.chosen),
         )
         found = next((member for member in fit if member.holds(version)), None)
         found = found or await self._bring_to_one(fit, version)
@@ -148,13 +200,16 @@ class Fleet:
                 member.is_away("its base has another name than before")
         elif not error.reached:
             member.is_away(error.message)
+        else:  # it may be stopping, and well to every other question
+            member.doubted = True
         member.nudge.set()
 
     async def close(self) -> None:
         """Stop watching and break off what is read."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._bringing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(member.close() for member in self.members))
 
     async def _watch(self, member: Member) -> None:
@@ -171,18 +226,17 @@ class Fleet:
         for member in self.members:
             await member.seen.wait()
 
-    def _none_took(self, present: Sequence[Member], errors: Sequence[HoneError | None]) -> HoneError:
-        """Why nobody holds what was brought: the adapter's own fault only when all who answered say so.
+    def _none_took(self, said: Mapping[Member, HoneError | None]) -> HoneError:
+        """Why nobody holds what was brought: the adapter's own fault only when every server there is says so.
 
         A rejection is for good, and one server's fault must not become the adapter's.
         """
-        if not present:
+        if not said:
             return Unavailable(f"no vLLM server is well: {self.detail}", retry_after=AGAIN_SECONDS)
-        answers = [error for error in errors if not isinstance(error, Lost)]
-        rejections = [error for error in answers if isinstance(error, AdapterRejected)]
-        if rejections and len(rejections) == len(answers):
+        rejections = [error for error in said.values() if isinstance(error, AdapterRejected)]
+        if len(rejections) == len(self.members):
             return rejections[0]
-        says = "; ".join(f"{m.replica.name}: {e.message}" for m, e in zip(present, errors, strict=True) if e)
+        says = "; ".join(f"{m.replica.name}: {error.message}" for m, error in said.items() if error)
         return Unavailable(f"no vLLM server took the adapter: {says}", retry_after=AGAIN_SECONDS)
 
 

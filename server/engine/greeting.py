@@ -1,9 +1,11 @@
 """Whether a vLLM server can stand beside the others: when it is new, and with each version that it is brought.
 
-    greet: are the log probabilities that it reports the raw policy's, is its context long enough
+    greet: is its release recent enough, are the log probabilities that it reports the raw policy's, is its context
+           long enough
     check: one short text, scored by every server that holds the version; whoever differs does not answer for it
 
-Asks what no flag tells. Knows one server at a time, and the context that all of them share.
+Asks what no flag tells. The bare base is a version like the others, with a few fixed words for its text. Knows one
+server at a time, and the context that all of them share.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.engine.replica import LOAD_SECONDS, Listing, Lost, Piece, Replica
+from server.engine.refusals import Lost
+from server.engine.replica import OLDEST, Listing, Piece, Replica
 from server.errors import AdapterRejected, Unavailable
 from server.probe import Probe
 from server.prompts import Renderer
@@ -48,26 +51,26 @@ class Check:
         try:
             item = next(item for item in Probe.read(folder).items if item.response_ids)
         except AdapterRejected:  # whoever loads it judges its probe; here it only lends a text
-            return cls(renderer.render([{"role": "user", "content": WORDS}]).token_ids)
+            return cls.of_words(renderer)
         return cls((*item.prompt_ids, *item.response_ids), len(item.prompt_ids), item.logprobs)
 
+    @classmethod
+    def of_words(cls, renderer: Renderer) -> Check:
+        """A few words that are always the same."""
+        return cls(renderer.render([{"role": "user", "content": WORDS}]).token_ids)
+
     async def score(self, replica: Replica, name: str, *, context: int) -> tuple[float, ...]:
-        """What a server says of the text, as far as its context reaches. Raises Unavailable when it takes too long."""
-        try:
-            async with asyncio.timeout(
-                LOAD_SECONDS
-            ):  # it waits its turn behind all that is being written there
-                return (await replica.score(name, self.token_ids[:context]))[self.begin - 1 :]
-        except TimeoutError as error:
-            raise Unavailable(f"it takes too long to score a few words as {name}") from error
+        """What a server says of the text, as far as its context reaches. Raises as `Replica.score` does."""
+        return (await replica.score(name, self.token_ids[:context]))[self.begin - 1 :]
 
     def settle(self, scores: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
         """Which of several servers' scores count: those next to what the learner measured, or else those of most.
 
-        Nothing, when half of them stand against the other half.
+        Nothing, when none agrees with what was measured, or half of them stand against the other half.
         """
         if self.expected:
-            return min(scores, key=lambda own: distance(own, self.expected))
+            nearest = min(scores, key=lambda own: distance(own, self.expected))
+            return nearest if agree(nearest, self.expected) else None
         backed = {own: sum(agree(own, other) for other in scores) for own in scores}
         best = max(backed, key=lambda own: backed[own])
         return best if 2 * backed[best] > len(scores) else None
@@ -89,17 +92,24 @@ class Greeting:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
+        self._prompt = renderer.render([{"role": "user", "content": "Hello"}]).token_ids
         self._is_settled = False
 
     async def greet(self, replica: Replica, listing: Listing) -> None:
         """Raises Unavailable, with the flag that mends it, when the server must not answer."""
         # One less than it could hold: to score a prompt and a response, vLLM wants room for one id more.
         context = listing.context - 1
+        release = await replica.release()
+        if release and release < OLDEST:
+            raise Unavailable(
+                f"it is vLLM {release[0]}.{release[1]}, in which a load may push an adapter out from under a running "
+                f"reply: take {OLDEST[0]}.{OLDEST[1]} or later"
+            )
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._must_report_raw(replica, listing.base, context=context)
         except TimeoutError as error:
-            raise Lost("it takes too long to answer a word", reached=True) from error
+            raise Lost("it takes too long to answer a word", reached=True, silent=True) from error
         if not self._is_settled:  # nobody was answered yet, so nothing was rendered for more
             self._renderer.narrow(context)
             self._is_settled = True
@@ -111,7 +121,7 @@ class Greeting:
 
     async def _must_report_raw(self, replica: Replica, base: str, *, context: int) -> None:
         """Draw a few hot tokens and score them again: the record and what learns from it live by these numbers."""
-        prompt = self._renderer.render([{"role": "user", "content": "Hello"}]).token_ids
+        prompt = self._prompt
         body = {
             "model": base,
             "prompt": list(prompt),
@@ -123,7 +133,9 @@ class Greeting:
         pieces: list[Piece] = [piece async for piece in replica.complete(body)]
         ids = [i for piece in pieces for i in piece.token_ids]
         reported = [value for piece in pieces for value in piece.logprobs]
-        if not ids or len(reported) != len(ids):
+        if not ids:  # as one does that is being stopped, well to all other questions
+            raise Lost("it ends what it is asked for before the first token", reached=True)
+        if len(reported) != len(ids):
             raise Unavailable("it reports no log probabilities")
         scored = (await replica.score(base, [*prompt, *ids]))[len(prompt) - 1 :]
         off = sum(abs(a - b) for a, b in zip(reported, scored, strict=True)) / len(ids)

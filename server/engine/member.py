@@ -1,7 +1,9 @@
 """One vLLM server of a fleet: whether it may answer, and with which versions.
 
-    look: /health -> what it lists -> greet it when it is new or new again -> bring what it lacks -> it may answer
+    look: /health -> what it lists -> greet it when it is new, or may be -> bring what it lacks -> it may answer
     bring: load -> listed, from the right path -> its scores agree with those of the others -> held
+
+Version 0, the base, is brought like the others, save that there is nothing to load.
 
 What is wanted is the fleet's; what is held is what the server itself lists and was checked for. So a server that was
 restarted, or that somebody else unloaded from, is brought up to date by the same few lines as a new one. A version
@@ -21,7 +23,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.engine.greeting import Check, Greeting, agree, distance
-from server.engine.replica import ANSWER_SECONDS, Listing, Lost, Replica
+from server.engine.refusals import Lost
+from server.engine.replica import ANSWER_SECONDS, Listing, Replica
 from server.errors import HoneError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -52,7 +55,7 @@ class Wanted:
     path: str
     check: Check
     agreed: tuple[float, ...] = ()
-    """Empty until the first servers have been compared."""
+    """Empty until the first servers have been compared; of the base, until the first one has been greeted."""
 
 
 class Retry(NamedTuple):
@@ -70,8 +73,12 @@ class Member:
         self.replica = replica
         self.well = False
         self.trouble = "not looked at yet"
+        self.doubted = False
+        """A request has found it at fault since it was greeted: others are asked before it, and it is greeted anew."""
         self.running = 0
         """Replies of this process that it is writing."""
+        self.others = 0
+        """Replies that it was writing or holding back for others at the last look."""
         self.chosen = 0
         """Its last turn: a number that grows with every choice."""
         self.held: set[int] = set()
@@ -84,6 +91,11 @@ class Member:
         self._wanted = wanted
         self._greeting = greeting
         self._base = ""
+        self._may_be_new = True
+        """Whether it may have been started anew since it was last greeted."""
+        self._brought: set[int] = set()
+        """Versions that it was told to load: what was given up half-way it may hold all the same."""
+        self._listed: frozenset[str] = frozenset()
         self._is_up = False
         """What its last word on its own health was."""
         self._misses = self._silences = self._botched = 0
@@ -97,9 +109,14 @@ class Member:
         """What to ask it for."""
         return name_of(version) if version else self._base
 
+    @property
+    def load(self) -> int:
+        """Replies that it has to write before it comes to another one, as far as is known."""
+        return self.running + self.others
+
     def holds(self, version: int) -> bool:
         """Whether it may be asked for `version` at once."""
-        return self.well and (not version or version in self.held)
+        return self.well and version in self.held
 
     def may_be_brought(self, version: int) -> bool:
         """Whether it is time to try; what has just failed is left alone for a while."""
@@ -124,6 +141,7 @@ class Member:
             self._silences = self._silences + 1 if isinstance(error, Lost) and error.silent else 0
             self._missed(error, times=self._misses)
             if self._silences >= SILENT_AFTER:
+                self._may_be_new = True
                 self.replica.break_off()
             self.seen.set()
             return
@@ -132,6 +150,7 @@ class Member:
             self.seen.set()
             return
         self._is_up, self._misses, self._silences = True, 0, 0
+        await self._count_others()
         if self._mending is None or self._mending.done():
             self._mending = asyncio.create_task(self._mend())
         await asyncio.wait([self._mending], timeout=BESIDE_SECONDS)
@@ -160,17 +179,24 @@ class Member:
             await asyncio.gather(self._mending, return_exceptions=True)
         await self.replica.close()
 
-    def is_away(self, why: str) -> None:
-        """It gets no requests until a look finds it well."""
+    def is_away(self, why: str, *, is_only_slow: bool = False) -> None:
+        """It gets no requests until a look finds it well. One that was only slow is still the one that it was."""
         if self.well or self.trouble != why:
             log.warning("vLLM on %s is away: %s", self.replica.name, why)
         self.well, self.trouble = False, why
+        self._may_be_new |= not is_only_slow
+
+    async def _count_others(self) -> None:
+        """What it writes for other users of it. Our own may begin or end while it is asked: those count as ours."""
+        ours = self.running
+        with suppress(HoneError):
+            self.others = max(await self.replica.load_of_all() - max(ours, self.running), 0)
 
     def _missed(self, error: HoneError, *, times: int) -> None:
         """A look was in vain, so many times in a row. A single slow answer takes no server away."""
-        is_slow = isinstance(error, Lost) and error.reached
-        if not is_slow or times >= AWAY_AFTER or not self.well:
-            self.is_away(error.message)
+        may_be_slow = isinstance(error, Lost) and error.reached
+        if not may_be_slow or times >= AWAY_AFTER or not self.well:
+            self.is_away(error.message, is_only_slow=isinstance(error, Lost) and error.silent)
 
     def _broke(self, error: Exception) -> None:
         """The edge of the watch: whatever is wrong is said, and looked at again."""
@@ -184,7 +210,8 @@ class Member:
                 await self._bring_up_to_date()
         except HoneError as error:
             self._botched += 1
-            self._missed(error, times=self._botched)
+            is_certain = self.doubted and not (isinstance(error, Lost) and error.silent)
+            self._missed(error, times=AWAY_AFTER if is_certain else self._botched)
         except Exception as error:
             self._broke(error)
         finally:
@@ -203,20 +230,29 @@ class Member:
         if not self._is_up:  # while it was brought things, it has said that it is not well
             return
         if not self.well:
-            names = ", ".join(map(name_of, sorted(self.held))) or "no adapters"
+            names = ", ".join(map(name_of, sorted(self.held - {0}))) or "no adapters"
             log.info("vLLM on %s is well, with %s", self.replica.name, names)
         self.well, self.trouble, self._botched = True, "", 0
 
     async def _recognise(self, listing: Listing) -> None:
-        """Keep what it still lists of what it held. One that may have been restarted is greeted and checked anew."""
-        listed = {v for v in self.held if self._lists(listing, v)}
-        has_forgotten_all = bool(self.held) and not listed
-        if not self.well or has_forgotten_all or listing.base != self._base:
-            self.held = listed - self._wanted.keys()
-            await self._greeting.greet(self.replica, listing)
-            self._base = listing.base
+        """Keep what it still lists of what it held. One that may have been started anew is greeted and checked anew."""
+        self._listed = frozenset(listing.adapters)
+        adapters = self.held - {0}
+        listed = {v for v in adapters if self._lists(listing, v)}
+        has_forgotten_all = bool(adapters) and not listed
+        # Adapters that it still lists are proof that it was only slow; without any, nothing is.
+        has_no_proof = not self.well and not adapters
+        if self._may_be_new or has_no_proof or has_forgotten_all or listing.base != self._base:
+            self.held, self._may_be_new = listed - self._wanted.keys(), True
+            await self._greet(listing)
         else:
-            self.held = listed
+            self.held = listed | (self.held & {0})
+            if self.doubted:
+                await self._greet(listing)
+
+    async def _greet(self, listing: Listing) -> None:
+        await self._greeting.greet(self.replica, listing)
+        self._base, self._may_be_new, self.doubted = listing.base, False, False
 
     def _lists(self, listing: Listing, version: int) -> bool:
         root, wanted = listing.adapters.get(name_of(version)), self._wanted.get(version)
@@ -228,20 +264,30 @@ class Member:
             return None
         self._undropped.pop(version, None)
         try:
-            scores = await self._load(name_of(version), wanted)
+            scores = await self._load(version, wanted) if version else await self._score_base(wanted)
         except HoneError as error:
             self._set_apart(version, error)
             return error
+        if self._wanted.get(version) is not wanted:  # nobody waited so long
+            return Unavailable(f"{name_of(version)} is wanted no more")
+        if not version and not wanted.agreed:
+            wanted.agreed = scores
+        self.scores[version] = scores
         if wanted.agreed and not agree(scores, wanted.agreed):
             why = differs(version, distance(scores, wanted.agreed))
             await self._disown(version, why)
             return why
-        self.scores[version] = scores
         self.held.add(version)
         self.refused.pop(version, None)
         return None
 
-    async def _load(self, name: str, wanted: Wanted) -> tuple[float, ...]:
+    async def _score_base(self, wanted: Wanted) -> tuple[float, ...]:
+        listing = await self.replica.listing()
+        return await wanted.check.score(self.replica, listing.base, context=listing.context - 1)
+
+    async def _load(self, version: int, wanted: Wanted) -> tuple[float, ...]:
+        name = name_of(version)
+        self._brought.add(version)
         await self.replica.load(name, wanted.path)
         listing = await self.replica.listing()
         root = listing.adapters.get(name)
@@ -262,12 +308,15 @@ class Member:
 
     async def _disown(self, version: int, error: HoneError) -> None:
         self._set_apart(version, error)
-        with suppress(HoneError):
-            await self.replica.unload(name_of(version))
+        if version:
+            with suppress(HoneError):
+                await self.replica.unload(name_of(version))
 
     async def _drop(self) -> None:
         self.refused = {v: refusal for v, refusal in self.refused.items() if v in self._wanted}
-        for version in self.held - self._wanted.keys():
+        for version in self._brought - self._wanted.keys():
+            if version not in self.held and name_of(version) not in self._listed:
+                continue  # given up half-way: it may come yet
             tried = self._undropped.get(version)
             if tried and tried.again_at > _now():
                 continue
@@ -280,6 +329,7 @@ class Member:
                 if not self._was_last_try(version, error, before=tried.tries if tried else 0):
                     continue
             self.held.discard(version)
+            self._brought.discard(version)
             self.scores.pop(version, None)
             self._undropped.pop(version, None)
 
@@ -294,8 +344,9 @@ class Member:
 
 def differs(version: int, nats: float) -> Unavailable:
     """Why a server is not asked for a version that it has loaded."""
+    which = f"with v{version}" if version else "without adapters"
     return Unavailable(
-        f"with v{version} its log probabilities are {nats:.2g} nats a token off the others': "
+        f"{which} its log probabilities are {nats:.2g} nats a token off the others': "
         "give all servers the same checkpoint, type and adapters"
     )
 

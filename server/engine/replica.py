@@ -1,18 +1,20 @@
 """One vLLM server over HTTP: what it holds, what it generates, what it says of given ids.
 
-Owns vLLM's words: its routes, its fields, its ways of saying no. Refuses to know other replicas, which adapters are
+Owns vLLM's routes and fields; `refusals` has its ways of saying no. Refuses to know other replicas, which adapters are
 wanted, and text.
 
     POST /v1/completions    ids in; ids and their log probabilities out, streamed or scored
     GET  /v1/models         the base and the adapters by name, each with the path it was read from
-    POST /v1/load_lora_adapter, /v1/unload_lora_adapter · GET /health
+    POST /v1/load_lora_adapter, /v1/unload_lora_adapter · GET /health, /version, /metrics
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,68 +24,35 @@ from urllib.parse import urlsplit
 import httpx
 
 from server.engine.base import TopLogprob
-from server.errors import AdapterRejected, Busy, HoneError, Invalid, NotFound, SetupError, Unavailable
+from server.engine.refusals import (
+    ADAPTER_FAULTS,
+    AGAIN_SECONDS,
+    FULL,
+    OWN_FAULTS,
+    Lost,
+    complaint,
+    must_be_well,
+    refusal,
+)
+from server.errors import AdapterRejected, Busy, HoneError, Invalid, SetupError, Unavailable
 
 T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
 """For questions that a well server answers at once."""
 LOAD_SECONDS = 300.0
-"""For reading an adapter from whatever disk it lies on."""
-AGAIN_SECONDS = 2.0
-"""When a caller may try again after a replica was lost."""
+"""For reading an adapter from whatever disk it lies on, and for a score, which waits behind all that is written."""
 IDLE_SECONDS = 2.5
 """How long a connection is kept for the next request. vLLM closes idle ones after five seconds; well before that, none
 is taken up in the very moment in which it is being closed."""
 DEAD_PEER = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """When the system gives up a peer that is gone without a word: after 25 seconds, where it can be told so."""
 TOKEN = "token_id:"  # noqa: S105 vLLM's mark before an id, no secret
+OLDEST = (0, 26)
+"""Earlier releases may push an adapter out from under a running reply when another is loaded."""
+LOAD = re.compile(rb"^vllm:num_requests_(?:running|waiting)(?:\{[^\n]*\})? ([0-9.eE+]+)", re.MULTILINE)
 OWN_ENDS = frozenset({"stop", "length", "repetition"})
 """Ways in which a reply ends by itself; any other word means that the server gave it up."""
-FULL = frozenset({429, 503})
-"""How a server says that its queue is full: 503 by its own bound, 429 by whatever stands before it."""
-OWN_FAULTS = (
-    (("lora is not enabled",), "it takes no adapters: start it with --enable-lora"),
-    (("max_lora_rank",), "the adapter's rank is more than it takes: start it with a larger --max-lora-rank"),
-    (("no free lora slots",), "every slot for adapters is in use: start it with a larger --max-loras"),
-    (
-        ("out of memory", "allocate memory", "outofmemory"),
-        "it has no memory for another adapter: start it with a smaller --gpu-memory-utilization or --max-cpu-loras",
-    ),
-    (
-        ("vllm_runtime_lora_allowed_path_prefixes", "allowed prefixes"),
-        "it may not read adapters there: name their directory in its VLLM_RUNTIME_LORA_ALLOWED_PATH_PREFIXES",
-    ),
-    (("must exist and be accessible",), "it sees no adapter there (HONE_VLLM_ADAPTERS)"),
-)
-"""What a refusal to load says when the server is to blame, and how to mend that."""
-ADAPTER_FAULTS = (
-    "expected target modules",
-    "unsupported lora weight",
-    "does not yet support",
-    "only supports modules_to_save",
-    "missing required configuration fields",
-)
-"""… and when the adapter is. Anything else is not held against it: a rejection is for good."""
-
-
-class Lost(Unavailable):
-    """A replica could not be reached, or broke off.
-
-    `reached`: it may have begun to work on the request. `silent`: it neither answered nor refused, it let time pass.
-    """
-
-    code = "engine_unavailable"
-
-    def __init__(self, message: str, *, reached: bool, silent: bool = False) -> None:
-        super().__init__(message, retry_after=AGAIN_SECONDS)
-        self.reached, self.silent = reached, silent
-
-
-class Lacks(NotFound):
-    """A replica does not hold the name that was asked for."""
-
-    code = "unknown_version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +74,44 @@ class Listing(NamedTuple):
     adapters: Mapping[str, str]
 
 
-class Replica:
-    """One vLLM server. The key goes into a header and nowhere else."""
+class Reach(NamedTuple):
+    """How a server is reached, by whoever asks it. Its name holds no password, though its address may."""
 
-    def __init__(self, url: str, *, key: str = "") -> None:
+    name: str
+    base_url: str
+    headers: Mapping[str, str]
+    verify: ssl.SSLContext | bool
+
+    @classmethod
+    def of(cls, url: str, *, key: str = "") -> Reach:
+        """Raises SetupError for what is no address."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             # The address itself may hold a password, so it is not repeated.
             raise SetupError("HONE_VLLM_URL: each address looks like http://host:port")
-        self.name = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        return cls(
+            f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}",
+            url.rstrip("/").removesuffix("/v1"),
+            {"Authorization": f"Bearer {key}"} if key else {},
+            # Of the environment this alone counts: SSL_CERT_FILE, for an authority of one's own.
+            httpx.create_ssl_context() if parts.scheme == "https" else False,
+        )
+
+
+class Replica:
+    """One vLLM server. The key goes into a header and nowhere else."""
+
+    def __init__(self, url: str, *, key: str = "") -> None:
+        self.name, base_url, headers, verify = Reach.of(url, key=key)
         self._client = httpx.AsyncClient(
-            base_url=url.rstrip("/").removesuffix("/v1"),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            base_url=base_url,
+            headers=headers,
             # A reply may wait for long in vLLM's queue: what reads it is ended by `break_off`, not by a clock.
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             # The servers stand on a network of one's own: a proxy that the environment names is for the way out.
             trust_env=False,
             transport=httpx.AsyncHTTPTransport(
-                # Of the environment this alone counts: SSL_CERT_FILE, for an authority of one's own.
-                verify=httpx.create_ssl_context() if parts.scheme == "https" else False,
+                verify=verify,
                 limits=httpx.Limits(
                     max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_SECONDS
                 ),
@@ -135,11 +123,21 @@ class Replica:
 
     async def health(self) -> None:
         """Raises Lost unless the server and its engine are well."""
-        _must_be_well(await self._ask("GET", "/health", patience=ANSWER_SECONDS))
+        must_be_well(await self._ask("GET", "/health", patience=ANSWER_SECONDS))
+
+    async def release(self) -> tuple[int, int] | None:
+        """Which release it is; nothing when it does not tell. Raises Lost."""
+        response = await self._ask("GET", "/version", patience=ANSWER_SECONDS)
+        return release_of(response.text) if response.is_success else None
+
+    async def load_of_all(self) -> int:
+        """Replies that it writes or holds back, whoever asked for them; 0 when it keeps no numbers. Raises Lost."""
+        response = await self._ask("GET", "/metrics", patience=ANSWER_SECONDS)
+        return int(sum(map(float, LOAD.findall(response.content)))) if response.is_success else 0
 
     async def listing(self) -> Listing:
         """What it serves. Raises Lost, and Unavailable when that is no base that Hone can use."""
-        response = _must_be_well(await self._ask("GET", "/v1/models", patience=ANSWER_SECONDS))
+        response = must_be_well(await self._ask("GET", "/v1/models", patience=ANSWER_SECONDS))
         try:
             cards = response.json()["data"]
             base = next(card for card in cards if not card.get("parent"))
@@ -155,7 +153,7 @@ class Replica:
         """
         body = {"lora_name": name, "lora_path": path, "load_inplace": False}
         response = await self._ask("POST", "/v1/load_lora_adapter", json=body, patience=LOAD_SECONDS)
-        says = _complaint(response)
+        says = complaint(response)
         if response.is_success or (response.status_code == 400 and "already been loaded" in says):
             return
         if response.status_code == 404 and says == "Not Found":  # the route itself is not there
@@ -163,7 +161,7 @@ class Replica:
                 "it takes no adapters at run time: start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             )
         if response.status_code in {401, 403} | FULL:
-            raise _refusal(response)
+            raise refusal(response)
         lower = says.lower()
         for words, mend in OWN_FAULTS:
             if any(word in lower for word in words):
@@ -181,7 +179,7 @@ class Replica:
         body = {"lora_name": name}
         response = await self._ask("POST", "/v1/unload_lora_adapter", json=body, patience=ANSWER_SECONDS)
         if not response.is_success and response.status_code != 404:
-            raise Unavailable(f"it cannot unload {name}: {_complaint(response)}")
+            raise Unavailable(f"it cannot unload {name}: {complaint(response)}")
 
     async def score(self, name: str, token_ids: Sequence[int]) -> tuple[float, ...]:
         """Raw log probability, in nats, of each id but the first, given those before it.
@@ -195,10 +193,13 @@ class Replica:
             "max_tokens": 1,
             "temperature": 0,
             "prompt_logprobs": 1,
+            # What it keeps of this for later requests goes by an adapter's name and path. It must serve no reply: the
+            # copy of the adapter may yet turn out to be a bad one.
+            "cache_salt": "hone-score",
         }
-        response = await self._ask("POST", "/v1/completions", json=body, patience=None)
+        response = await self._ask("POST", "/v1/completions", json=body, patience=LOAD_SECONDS)
         if not response.is_success:
-            raise _refusal(response)
+            raise refusal(response)
         try:
             rows = response.json()["choices"][0]["prompt_logprobs"]
             pairs = zip(token_ids[1:], rows[1:], strict=True)
@@ -217,7 +218,7 @@ class Replica:
         try:
             if not response.is_success:
                 await self._read(response.aread())
-                raise _refusal(response)
+                raise refusal(response)
             is_done = False
             async with aclosing(self._events(response)) as events:
                 async for event in events:
@@ -256,9 +257,7 @@ class Replica:
                     if line.startswith(b"data:"):
                         yield line.removeprefix(b"data:").strip()
 
-    async def _ask(
-        self, method: str, path: str, *, json: Any = None, patience: float | None
-    ) -> httpx.Response:
+    async def _ask(self, method: str, path: str, *, json: Any = None, patience: float) -> httpx.Response:
         limits = httpx.Timeout(patience, connect=CONNECT_SECONDS)
         return await self._read(self._client.request(method, path, json=json, timeout=limits))
 
@@ -332,6 +331,12 @@ def _id(token: str) -> int:
     return int(token.removeprefix(TOKEN))
 
 
+def release_of(text: str) -> tuple[int, int] | None:
+    """The first two numbers of what `/version` says; nothing for a build between releases."""
+    found = re.search(r'"version": ?"(\d+)\.(\d+)(?![^"]*dev)', text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def _told_of_dead_peers() -> list[tuple[int, int, int]]:
     """Socket options: a machine without power closes no connection, and a stream that is read sends nothing."""
     counts = [
@@ -340,35 +345,3 @@ def _told_of_dead_peers() -> list[tuple[int, int, int]]:
         if hasattr(socket, name)
     ]
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *counts]
-
-
-def _must_be_well(response: httpx.Response) -> httpx.Response:
-    if response.status_code in (401, 403):
-        raise Unavailable("it refuses the key (HONE_VLLM_KEY)")
-    if not response.is_success:
-        raise Lost(f"it answers {response.status_code}", reached=True)
-    return response
-
-
-def _refusal(response: httpx.Response) -> HoneError:
-    """Why a completion was refused, as an error of ours."""
-    status, says = response.status_code, _complaint(response)
-    if status == 404:
-        return Lacks(f"it does not know the name: {says}")
-    if status in FULL:
-        return Busy("vLLM is full", retry_after=AGAIN_SECONDS)
-    if status in (401, 403):
-        return Lost("it refuses the key (HONE_VLLM_KEY)", reached=False)
-    if status >= 500:
-        return Lost(f"it answers {status}: {says}", reached=True)
-    return Invalid(f"vLLM refuses the request: {says}")
-
-
-def _complaint(response: httpx.Response) -> str:
-    """What an answer says is wrong; newer servers wrap it in `error`."""
-    try:
-        body = response.json()
-        found = body.get("error", body)
-        return str(found.get("message") or found.get("detail") or body)
-    except (ValueError, AttributeError):
-        return response.text[:200]

@@ -1,6 +1,6 @@
 """The engine in other processes: one or several vLLM servers that all serve one base, spoken to over HTTP.
 
-    generate: count -> choose a server -> ids out -> pieces in -> our own text -> deltas
+    generate: count -> wait for a turn -> choose a server -> ids out -> pieces in -> our own text -> deltas
               lost before the first delta: the next server; lost after it: the reply ends with an error
 
 vLLM gets token ids and answers with token ids; text is made here, by the very lines that make it in the local engine.
@@ -15,6 +15,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +36,11 @@ from server.engine.fleet import Attempts, Fleet
 from server.engine.greeting import Check
 from server.engine.member import Member
 from server.engine.places import Places
-from server.engine.replica import AGAIN_SECONDS, Lacks, Lost, Piece, Replica
+from server.engine.refusals import AGAIN_SECONDS, Lacks, Lost
+from server.engine.replica import Replica
+from server.engine.reply import Reply, deltas_of
 from server.engine.text import TextStream
+from server.engine.turns import Turns
 from server.errors import Busy, Conflict, Invalid, NotFound, SetupError, Unavailable
 from server.prompts import Renderer
 from server.settings import Settings
@@ -86,6 +90,9 @@ class VllmEngine:
         self.max_running = max_running
         self._fleet = Fleet(replicas, renderer)
         self._places = Places(running=max_running, waiting=max_waiting)
+        self._turns = Turns(max_running)
+        # Never shut down: what a reply still brings after the end is spelled, too. Its thread goes with this object.
+        self._speller = ThreadPoolExecutor(1, thread_name_prefix="hone-text")
         self._uses: Counter[int] = Counter()
         self._closing = False
 
@@ -116,7 +123,8 @@ class VllmEngine:
         self._uses[version] += 1
         begun, left = set[int](), set(range(n))
         try:
-            async with aclosing(self._draw(prompt, sampling, version, n)) as deltas:
+            draw = self._draw(prompt, sampling, version, n)
+            async with self._turns.turn(n, who=who), aclosing(draw) as deltas:
                 async for delta in deltas:
                     if delta.index not in begun:
                         begun.add(delta.index)
@@ -192,8 +200,8 @@ class VllmEngine:
             raise Unavailable("the engine is closed", code="engine_unavailable", retry_after=AGAIN_SECONDS)
         if not self._fleet.well:
             raise self._fleet.nobody()
-        # vLLM's own queue takes what it cannot run yet: it alone knows its memory. Only the sum is bounded here.
-        self._places.running = self.max_running * self._fleet.well
+        # vLLM's own queue is first come first served: what waits here waits by turns of users.
+        self._places.running = self._turns.places = self.max_running * self._fleet.well
 
     def _must_answer(self, prompt: Prompt, version: int) -> None:
         self._must_be_ready()
@@ -214,13 +222,17 @@ class VllmEngine:
         """The deltas of `n` replies, from the first server that comes as far as a delta."""
         attempts = Attempts(self._fleet, version, most_broken=BROKEN_BY_A_REPLY)
         while True:
+            if self._is_over():  # it has waited for its turn until the end
+                for index in range(n):
+                    yield _cancelled(index)
+                return
             member = await attempts.next()
-            replies = [_Reply(i, self._text(sampling), self.renderer.stop_ids) for i in range(n)]
+            replies = [Reply(i, self._text(sampling), self.renderer.stop_ids) for i in range(n)]
             body = {"model": member.name_for(version)} | self._body(prompt, sampling, n)
             is_begun = False
             try:
                 with _busy(member, n):
-                    async with aclosing(_deltas(member.replica, body, replies)) as deltas:
+                    async with aclosing(deltas_of(member.replica, body, replies, self._speller)) as deltas:
                         async for delta in deltas:
                             is_begun = True
                             yield delta
@@ -228,18 +240,23 @@ class VllmEngine:
             except (Lost, Lacks, Busy) as error:
                 if all(reply.has_ended for reply in replies):
                     return
-                if self._closing:
+                if self._is_over():
                     for reply in replies:
                         if not reply.has_ended:
-                            yield Delta("", (), (), FinishReason.CANCELLED, reply.index)
+                            yield _cancelled(reply.index)
                     return
                 if is_begun:
                     log.warning("vLLM on %s broke off a reply: %s", member.replica.name, error.message)
-                    member.nudge.set()
+                    if not isinstance(error, Busy):
+                        self._fleet.has_failed(member, version, error)
                     raise Unavailable(
                         "the engine failed while answering", code="engine_failed", retry_after=AGAIN_SECONDS
                     ) from error
                 attempts.failed(member, error)
+
+    def _is_over(self) -> bool:
+        """Asked anew after each wait: it may have changed meanwhile."""
+        return self._closing
 
     def _text(self, sampling: Sampling) -> TextStream:
         stops = (*sampling.stop, *self.renderer.stop_strings)
@@ -269,56 +286,8 @@ class VllmEngine:
         }
 
 
-class _Reply:
-    """One reply while it is written: vLLM's ids in, our deltas out."""
-
-    def __init__(self, index: int, text: TextStream, stop_ids: frozenset[int]) -> None:
-        self.index = index
-        self.has_ended = False
-        self._text = text
-        self._stop_ids = stop_ids
-
-    def take(self, piece: Piece) -> Delta | None:
-        """What `piece` adds. Ids that were drawn after the end are no part of the reply."""
-        said, reason, count = "", None, 0
-        for token_id in piece.token_ids:
-            count += 1
-            if token_id in self._stop_ids:
-                said, reason = said + self._text.finish(), FinishReason.STOP
-            else:
-                said += self._text.push(token_id)
-                reason = FinishReason.STOP if self._text.stopped else None
-            if reason:
-                break
-        if piece.ended and not reason:
-            said += self._text.finish()
-            is_full = piece.ended == "length" and not self._text.stopped
-            reason = FinishReason.LENGTH if is_full else FinishReason.STOP
-        self.has_ended = reason is not None
-        if not count and reason is None:
-            return None
-        return Delta(
-            said, piece.token_ids[:count], piece.logprobs[:count], reason, self.index, piece.tops[:count]
-        )
-
-
-async def _deltas(
-    replica: Replica, body: dict[str, Any], replies: Sequence[_Reply]
-) -> AsyncGenerator[Delta, None]:
-    """The replies of one request to one server. Raises as `Replica.complete` does."""
-    drawn = body["n"]
-    going_on = set(range(drawn))  # those that the server itself has not ended
-    async with aclosing(replica.complete(body)) as pieces:
-        async for piece in pieces:
-            if piece.ended:
-                going_on.discard(piece.index)
-            for reply in replies[piece.index :: drawn]:
-                if not reply.has_ended and (delta := reply.take(piece)):
-                    yield delta
-            if going_on and all(reply.has_ended for reply in replies):
-                return  # a stop string was met: closing the stream cancels the rest of it there
-    if not all(reply.has_ended for reply in replies):
-        raise Lost("it ended a stream without ending its replies", reached=True)
+def _cancelled(index: int) -> Delta:
+    return Delta("", (), (), FinishReason.CANCELLED, index)
 
 
 @contextmanager

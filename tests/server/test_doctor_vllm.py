@@ -14,7 +14,10 @@ from server.doctor import Finding, Level, examine
 from server.doctor_vllm import check_vllm
 from server.engine.local import LocalEngine
 from server.settings import Settings
+from server.store import adapters, migrate
+from server.store.session import open_store
 from tests.fakes import tiny_llama
+from tests.server.publishing import publish
 from tests.vllm_fake import FakeVllm
 
 
@@ -51,8 +54,9 @@ def test_one_does_not_answer(truth: LocalEngine) -> None:
     assert finding.level is Level.FAIL
     assert f"127.0.0.1:{away.port} does not answer" in finding.says
     assert "pass" not in finding.says
-    (finding,) = look("gpu1:8000")
+    (finding,) = look("me:pass@gpu1:8000")
     assert finding.level is Level.FAIL
+    assert "pass" not in finding.says + finding.mend
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,7 @@ def test_one_does_not_answer(truth: LocalEngine) -> None:
         ({}, {"is_vllm": False}, "is it vLLM?"),
         ({"takes_adapters": False}, {}, "takes no adapters at run time"),
         ({"has_lora": False}, {}, "started without adapters"),
+        ({}, {"release": "0.25.1"}, "is vLLM 0.25"),
     ],
 )
 def test_each_ailment_is_told_apart(
@@ -76,6 +81,28 @@ def test_each_ailment_is_told_apart(
     assert len(found) == 1
     assert says in found[0].says
     assert found[0].mend
+
+
+def test_room_for_too_few_adapters_is_pointed_at(truth: LocalEngine, tmp_path: Path) -> None:
+    """Those that stay loaded, each segment's champion, and the one that is on its way."""
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    store = open_store(settings.resolved_database_url)
+    store.write(lambda session: adapters.ensure_segment(session, "default").name)
+    for segment in ("night", "idle"):
+        store.write(lambda session, name=segment: adapters.ensure_segment(session, name).name)
+    publish(store, settings)
+    for segment in ("default", "night"):
+        store.write(
+            lambda s, name=segment: adapters.promote(s, segment=name, version=1, by="test", reason="").seq
+        )
+    store.close()
+    with FakeVllm(truth) as server:
+        server.max_loras = 5
+        (finding,) = [f for f in look(server.url, data_dir=tmp_path) if f.check == "vllm adapters"]
+        assert (finding.level, "--max-loras 6" in finding.mend) == (Level.WARN, True)
+        server.max_loras = 6
+        assert {f.level for f in look(server.url, data_dir=tmp_path)} == {Level.OK}
 
 
 def test_another_base_is_pointed_at(truth: LocalEngine) -> None:

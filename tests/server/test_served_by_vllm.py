@@ -21,6 +21,7 @@ from server.settings import Settings
 from server.store import migrate
 from tests.fakes import save_model
 from tests.planting import plant
+from tests.server.live import off_the_loop
 from tests.vllm_fake import FakeVllm
 
 ASK = {
@@ -122,6 +123,23 @@ def test_a_version_is_swapped_in_and_survives_a_server(house: House) -> None:
         house.servers[0].start()
         until(lambda: client.get("/readyz").json()["status"] == "ready")
         assert writer_of(client, chat(client, seed=5)) == (1, 5)
+
+
+def test_no_tokenizer_holds_up_the_event_loop(house: House) -> None:
+    """Whoever else is answered waits for the same loop."""
+    plant(house.settings.data_dir, count=1, model=house.settings.model, strength=0.3)
+    with house.client() as client:
+        until(lambda: client.get("/readyz").json()["status"] == "ready")
+        renderer = client.app_state["parts"].engine.renderer
+        off_the_loop(renderer, "render", "decode", "encode_text")
+        assert chat(client)["choices"][0]["finish_reason"]
+        house.servers[0].kill()
+        house.servers[0].start()  # and is greeted again
+        assert client.post("/v1/segments/default/promote", json={"version": 1, "reason": "test"}).json()[
+            "serving"
+        ]
+        assert writer_of(client, chat(client, candidates=2))[0] == 1
+        until(lambda: not client.get("/readyz").json()["engine"]["detail"])
 
 
 def test_a_full_house_is_429_with_a_time_to_come_back(house: House) -> None:

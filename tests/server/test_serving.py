@@ -171,11 +171,12 @@ def test_a_leased_version_stays_until_its_last_reply_has_ended(tmp_path: Path) -
     async def story(at: House) -> None:
         versions = [await asyncio.to_thread(publish, at.store, at.settings) for _ in range(4)]
         await at.serve(versions[0])
-        async with at.serving.lease(versions[0]):
-            for version in versions[1:]:
-                await at.serve(version)
-            assert versions[0] not in at.engine.unloaded
-            assert versions[1] in at.engine.unloaded
+        await at.serving.hold(versions[0])
+        for version in versions[1:]:
+            await at.serve(version)
+        assert versions[0] not in at.engine.unloaded
+        assert versions[1] in at.engine.unloaded
+        at.serving.release(versions[0])
         await until(lambda: len(at.engine.unloaded) == 2)
         # The champion stays, and the one before it, which a rollback would ask for.
         assert sorted(at.engine.unloaded) == versions[:2]
@@ -255,6 +256,28 @@ def test_versions_that_only_requests_asked_for_are_bounded(tmp_path: Path) -> No
             at.serving.release(version)
         await at.serving.hold(versions[-1])
         at.serving.release(versions[-1])
+
+    house(tmp_path, story, keep_resident=1)
+
+
+def test_leases_that_end_during_a_long_load_leave_one_task_behind(tmp_path: Path) -> None:
+    async def story(at: House) -> None:
+        first, second, slow = [await asyncio.to_thread(publish, at.store, at.settings) for _ in range(3)]
+        for version in (first, second):
+            await at.serving.hold(version)
+        at.engine.slow = 60
+        loading = asyncio.create_task(at.serving.hold(slow))
+        await until(at.serving._loading.locked)
+        before = len(at.serving._tasks)
+        at.serving.release(first)
+        at.serving.release(second)
+        for _ in range(50):
+            await at.serving.hold(second)
+            at.serving.release(second)
+        assert len(at.serving._tasks) <= before + 1
+        loading.cancel()
+        await until(lambda: first in at.engine.unloaded)
+        assert second not in at.engine.unloaded
 
     house(tmp_path, story, keep_resident=1)
 
@@ -340,6 +363,26 @@ def test_the_base_serves_when_no_champion_can_be_loaded_at_start(tmp_path: Path)
         (post,) = made.serving.posts()
         assert post.version == 0
         assert post.trouble
+        await made.serving.close()
+
+    asyncio.run(start())
+    made.store.close()
+
+
+def test_a_start_does_not_wait_for_a_champion_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.serving.START_SECONDS", 0.05)
+    made = House(tmp_path)
+    version = publish(made.store, made.settings)
+    made.promote(version)
+    made.engine.slow = 0.5
+
+    async def start() -> None:
+        await made.serving.start()
+        assert made.serving.champion("default") == 0
+        await until(lambda: made.serving.champion("default") == version)
+        assert made.engine.loaded == [version]
         await made.serving.close()
 
     asyncio.run(start())

@@ -199,6 +199,20 @@ async def test_an_adapter_that_no_server_can_take_is_rejected(
         assert await reply(engine)
 
 
+async def test_an_adapter_is_not_rejected_while_a_server_is_away(
+    two: tuple[FakeVllm, FakeVllm], folder: Path
+) -> None:
+    two[0].load_refusal = UNFIT
+    two[1].health = 503
+    async with over(*two) as engine:
+        with pytest.raises(Unavailable, match="expected target modules"):
+            await engine.load(7, folder)
+        two[1].health = 200
+        await until(lambda: engine._fleet.well == 2)
+        await engine.load(7, folder)
+        assert await reply(engine, 7)
+
+
 async def test_an_adapter_is_not_rejected_while_a_server_blames_something_else(
     two: tuple[FakeVllm, FakeVllm], folder: Path
 ) -> None:
@@ -312,26 +326,103 @@ async def test_half_against_half_is_not_served(two: tuple[FakeVllm, FakeVllm], f
         assert (await engine.status()).detail == ""
 
 
-async def test_what_the_learner_measured_tells_which_half_is_right(
-    two: tuple[FakeVllm, FakeVllm], truth: LocalEngine, folder: Path
-) -> None:
+async def measure(truth: LocalEngine, folder: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Write the adapter's probe; its response and what the learner measured of it."""
     await truth.load(1, folder)
     response = tuple(b"soup and bread")
-    measured = await truth.logprobs(1, PROMPT, response)
+    measured, of_base = [await truth.logprobs(version, PROMPT, response) for version in (1, 0)]
     await truth.unload(1)
     row = {
         "prompt_ids": PROMPT.token_ids,
         "response_ids": response,
         "logprobs": measured,
-        "base_logprobs": measured,
+        "base_logprobs": of_base,
     }
     (folder / "probe.json").write_text(json.dumps({"prompts": [row], "dtype": "float32"}))
+    return response, measured
+
+
+async def test_what_the_learner_measured_tells_which_half_is_right(
+    two: tuple[FakeVllm, FakeVllm], truth: LocalEngine, folder: Path
+) -> None:
+    response, measured = await measure(truth, folder)
     two[0].off_by = -0.2
     async with over(*two) as engine:
         await engine.load(7, folder)
         assert [NAME in server.adapters for server in two] == [False, True]
         assert [body["prompt"] for body in two[1].asked("score")] == [[*PROMPT.token_ids, *response]]
         assert await engine.logprobs(7, PROMPT, response) == pytest.approx(measured, abs=1e-4)
+
+
+async def test_what_nobody_scores_as_it_was_measured_is_tried_again(
+    two: tuple[FakeVllm, FakeVllm], truth: LocalEngine, folder: Path
+) -> None:
+    """The one server that is well may have been started over another checkpoint: no fault of the adapter's."""
+    await measure(truth, folder)
+    two[0].off_by = 0.3
+    two[1].health = 503
+    async with over(*two) as engine:
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{two[0].port} by 0.3"):
+            await engine.load(7, folder)
+        assert engine._fleet.versions == (0,)
+        two[1].health = 200
+        await until(lambda: engine._fleet.well == 2)
+        await engine.load(7, folder)
+        assert [NAME in server.adapters for server in two] == [False, True]
+
+
+async def test_a_server_with_another_base_does_not_answer_without_an_adapter_either(
+    endless: LocalEngine,
+) -> None:
+    late = FakeVllm(endless)
+    late.base_off_by = 0.2
+    with FakeVllm(endless) as early:
+        async with over(early, late) as engine:
+            with late.start():
+                await until(lambda: engine._fleet.well == 2)
+                for _ in range(4):
+                    await reply(engine)
+                assert late.asked("draw") == []
+                assert "without adapters its log probabilities are 0.2 nats" in (await engine.status()).detail
+
+
+async def test_the_base_that_goes_with_what_was_measured_counts_and_not_the_first_one(
+    endless: LocalEngine, folder: Path
+) -> None:
+    await measure(endless, folder)
+    late = FakeVllm(endless)
+    with FakeVllm(endless) as early:
+        early.base_off_by = early.off_by = 0.2
+        async with over(early, late) as engine:
+            with late.start():
+                await until(lambda: engine._fleet.well == 2)
+                await reply(engine)
+                assert len(early.asked("draw")) == 1
+                await engine.load(7, folder)
+                for _ in range(4):
+                    await reply(engine)
+                await until(lambda: "without adapters" in engine._fleet.detail)
+                assert (len(early.asked("draw")), len(late.asked("draw"))) == (1, 4)
+
+
+async def test_a_slow_server_holds_up_no_promotion_and_is_compared_when_it_comes(
+    two: tuple[FakeVllm, FakeVllm], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engine.fleet.TOGETHER_SECONDS", 0.1)
+    slow = two[1]
+    async with over(*two) as engine:
+        slow.load_hangs = True
+        await asyncio.wait_for(engine.load(7, folder), 5)
+        for _ in range(3):
+            assert await reply(engine, 7)
+        assert slow.asked("draw") == []
+        slow.off_by = 0.2
+        slow.load_hangs = False
+        await until(lambda: "off the others'" in engine._fleet.detail)
+        monkeypatch.setattr("server.engine.member.BRING_AGAIN_SECONDS", 0.0)
+        slow.off_by = 0.0
+        engine._fleet.members[1].refused.clear()
+        await until(lambda: engine._fleet.members[1].holds(7))
 
 
 async def test_a_server_that_comes_later_is_held_against_what_was_agreed(
@@ -366,6 +457,20 @@ async def test_replies_go_where_fewest_are_written_and_else_by_turns(two: tuple[
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
         assert [member.running for member in engine._fleet.members] == [0, 0]
+
+
+async def test_what_a_server_writes_for_others_counts(two: tuple[FakeVllm, FakeVllm]) -> None:
+    """Another Hone, or anybody else, may use the same servers."""
+    two[0].others = 5
+    async with over(*two) as engine:
+        await until(lambda: engine._fleet.members[0].others == 5)
+        for _ in range(4):
+            await reply(engine)
+        assert [len(server.asked("draw")) for server in two] == [0, 4]
+        two[0].others = 0
+        await until(lambda: engine._fleet.members[0].others == 0)
+        await reply(engine)
+        assert len(two[0].asked("draw")) == 1
 
 
 async def test_before_its_first_token_a_reply_moves_to_another_server(

@@ -180,8 +180,82 @@ async def test_only_one_that_has_forgotten_all_is_greeted_again(truth: LocalEngi
             (member,) = engine._fleet.members
             greeted = len(server.asked("greet"))
             server.adapters.pop(NAME)
-            await until(lambda: len(server.asked("load")) == 3 and member.held == {7, 8})
+            await until(lambda: len(server.asked("load")) == 3 and member.held == {0, 7, 8})
             assert len(server.asked("greet")) == greeted
             server.adapters.clear()
-            await until(lambda: len(server.asked("load")) == 5 and member.held == {7, 8})
+            await until(lambda: len(server.asked("load")) == 5 and member.held == {0, 7, 8})
             assert len(server.asked("greet")) > greeted
+
+
+async def test_one_that_was_only_slow_is_not_greeted_and_checked_again(
+    endless: LocalEngine, folder: Path
+) -> None:
+    """It still lists what it was brought, so it is the one that it was; and it has enough to do."""
+    with FakeVllm(endless) as server:
+        async with over(server) as engine:
+            await engine.load(7, folder)
+            (member,) = engine._fleet.members
+            engine._fleet._tasks[0].cancel()
+            asked = len(server.said)
+            server.hangs = True
+            for _ in range(members.AWAY_AFTER):
+                await member.look()
+            assert not member.well
+            server.hangs = False
+            await member.look()
+            assert (member.well, len(server.said)) == (True, asked)
+            assert await reply(engine, 7)
+            server.health = 503  # one that refuses may be starting anew
+            for _ in range(members.AWAY_AFTER):
+                await member.look()
+            server.health = 200
+            await member.look()
+            await until(lambda: member.well)
+            assert member.held == {0, 7}
+            assert len(server.asked("greet")) > 3
+
+
+async def test_one_that_is_stopping_but_well_to_all_questions_is_not_asked(endless: LocalEngine) -> None:
+    """A server that drains answers its health with 200 and ends every request before it has begun."""
+    with FakeVllm(endless) as steady, FakeVllm(endless) as stopping:
+        async with over(steady, stopping) as engine:
+            (_, member) = engine._fleet.members
+            expected = [i for delta in await reply(engine) for i in delta.token_ids]
+            stopping.drains = True
+            for _ in range(4):
+                assert [i for delta in await reply(engine) for i in delta.token_ids] == expected
+            await until(lambda: not member.well)
+            assert "before the first token" in engine._fleet.detail
+            drawn = len(stopping.asked("draw"))
+            for _ in range(4):
+                await reply(engine)
+            assert len(stopping.asked("draw")) == drawn
+            stopping.drains = False
+            await until(lambda: member.well and not member.doubted)
+
+
+async def test_a_load_that_was_given_up_leaves_no_name_behind(endless: LocalEngine, folder: Path) -> None:
+    """The server goes on reading, whoever has left."""
+    with FakeVllm(endless) as server:
+        async with over(server) as engine:
+            server.load_hangs = True
+            loading = asyncio.create_task(engine.load(7, folder))
+            await until(lambda: server.asked("load"))
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await asyncio.sleep(0.1)
+            server.load_hangs = False
+            await until(lambda: server.asked("unload") == [NAME])
+            assert not server.adapters
+
+
+@pytest.mark.parametrize(("release", "is_well"), [("0.25.4", False), ("0.1.dev9+gabc", True), (None, True)])
+async def test_a_release_that_mixes_adapters_up_is_not_used(
+    endless: LocalEngine, release: str | None, is_well: bool
+) -> None:
+    server = FakeVllm(endless)
+    server.release = release
+    with server:
+        async with over(server) as engine:
+            assert (engine._fleet.well == 1) is is_well
+            assert ("0.26" in engine._fleet.detail) is not is_well

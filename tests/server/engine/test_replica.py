@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from server.engine.local import LocalEngine
-from server.engine.replica import Lost, Replica
+from server.engine.refusals import Lost
+from server.engine.replica import Replica, release_of
 from server.errors import AdapterRejected, Busy, HoneError, Invalid, Unavailable
 from tests.vllm_fake import ABORTED, FakeVllm, failure
 
@@ -82,6 +83,44 @@ async def test_what_no_server_could_take_is_rejected(server: FakeVllm, replica: 
     server.health = 503  # an engine that has died answers with whatever it died of
     with pytest.raises(Lost):
         await replica.load("hone-v000001", "/adapters/v000001")
+
+
+# --- scores and numbers ------------------------------------------------------------------------------------
+
+
+async def test_what_a_score_leaves_behind_serves_no_reply(server: FakeVllm, replica: Replica) -> None:
+    """vLLM keeps prompts by an adapter's name and path, and a bad copy of it may be mended in place."""
+    await replica.score("/models/tiny", [1, 2, 3])
+    await drawn(replica)
+    scored, written = [body for kind, body in server.said if kind in ("greet", "draw")]
+    assert scored["cache_salt"]
+    assert "cache_salt" not in written
+
+
+async def test_a_score_that_never_comes_is_given_up(
+    server: FakeVllm, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine may have died silently while the rest of it is well."""
+    monkeypatch.setattr("server.engine.replica.LOAD_SECONDS", 0.1)
+    server.adapters["hone-v000001"] = "/adapters/v000001"
+    server.score_hangs = True
+    with pytest.raises(Lost) as caught:
+        await replica.score("hone-v000001", [1, 2, 3])
+    assert caught.value.reached
+    await replica.health()
+    server.score_hangs = False
+
+
+async def test_what_it_writes_for_anybody_is_counted(server: FakeVllm, replica: Replica) -> None:
+    server.others = 7
+    assert await replica.load_of_all() == 7
+
+
+def test_a_release_is_read_and_a_build_between_releases_is_not() -> None:
+    assert release_of('{"version":"0.26.1"}') == (0, 26)
+    assert release_of('{"version": "0.32.0+cpu"}') == (0, 32)
+    assert release_of('{"version":"0.1.dev1+g0b7c6f7"}') is None
+    assert release_of("what?") is None
 
 
 # --- streams -----------------------------------------------------------------------------------------------

@@ -283,6 +283,37 @@ async def test_a_full_house_is_busy_and_says_when_to_come_back(endless: LocalEng
             assert await reply(engine)
 
 
+async def test_users_take_turns_at_a_server_that_is_full(endless: LocalEngine) -> None:
+    """vLLM's own queue would serve all of one first."""
+    with FakeVllm(endless) as fake:
+        async with over(fake, max_running=1) as engine:
+
+            async def ask(who: str, seed: int) -> None:
+                async for _ in engine.generate(PROMPT, Sampling(max_tokens=4, seed=seed), 0, who=who):
+                    assert engine._fleet.members[0].running == 1
+
+            asked = [("a", 1), ("a", 2), ("a", 3), ("a", 4), ("b", 5), ("c", 6)]
+            tasks = [asyncio.create_task(ask(who, seed)) for who, seed in asked]
+            await until(lambda: engine._places.taken == 6)
+            tasks[1].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert [body["seed"] for body in fake.asked("draw")] == [1, 3, 5, 6, 4]
+            assert (engine._places.taken, engine._turns._taken) == (0, 0)
+
+
+async def test_a_reply_that_waits_for_its_turn_ends_as_cancelled_when_all_is_closed(
+    endless: LocalEngine,
+) -> None:
+    with FakeVllm(endless) as fake:
+        fake.pause = 0.01
+        async with over(fake, max_running=1) as engine:
+            tasks = [asyncio.create_task(reply(engine, LONG)) for _ in range(2)]
+            await until(lambda: fake.asked("draw") and engine._places.taken == 2)
+            await engine.close()
+            ends = [one(deltas)[2] for deltas in await asyncio.gather(*tasks)]
+            assert ends == [FinishReason.CANCELLED] * 2
+
+
 async def test_closing_ends_running_replies_as_cancelled(endless: LocalEngine) -> None:
     with FakeVllm(endless) as fake:
         fake.pause = 0.01
