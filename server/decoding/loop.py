@@ -20,9 +20,9 @@ from server.decoding.prefixes import Prefix, Prefixes
 from server.decoding.rows import DecodeRequest, Row, Rows
 from server.decoding.sampler import Choice, Draw, choose
 from server.decoding.trunk import StockTrunk, Trunk
-from server.decoding.waiting import FairQueue
 from server.engine.base import FinishReason, TopLogprob
 from server.engine.text import TextStream
+from server.engine.waiting import FairQueue
 from server.errors import Invalid
 from server.modeling import Base
 

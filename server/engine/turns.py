@@ -9,14 +9,18 @@ loop.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from server.engine.waiting import FairQueue
 
-@dataclass(eq=False, slots=True)
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Waiter:
+    id: int
+    who: str
     n: int
     is_next: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -27,7 +31,8 @@ class Turns:
     def __init__(self, places: int) -> None:
         self.places = places
         self._taken = 0
-        self._lines: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        self._numbers = itertools.count()
+        self._waiting: FairQueue[_Waiter] = FairQueue()
 
     @asynccontextmanager
     async def turn(self, n: int, *, who: str) -> AsyncIterator[None]:
@@ -35,8 +40,8 @@ class Turns:
 
         More than there are places go on when nothing else does.
         """
-        waiter = _Waiter(n)
-        self._lines.setdefault(who, deque()).append(waiter)
+        waiter = _Waiter(next(self._numbers), who, n)
+        self._waiting.push(waiter)
         self._call()
         try:
             await waiter.is_next.wait()
@@ -45,24 +50,14 @@ class Turns:
             if waiter.is_next.is_set():
                 self._taken -= n
             else:
-                self._leave(who, waiter)
+                self._waiting.remove(waiter.id)
             self._call()
 
     def _call(self) -> None:
         """Let on whoever is next, for as long as there is room. Nobody is passed over for being many."""
-        while self._lines:
-            who, line = next(iter(self._lines.items()))
-            if self._taken and self._taken + line[0].n > self.places:
+        while self._waiting:
+            if self._taken and self._taken + self._waiting.peek().n > self.places:
                 return
-            waiter = line.popleft()
-            if line:
-                self._lines.move_to_end(who)
-            else:
-                del self._lines[who]
+            waiter = self._waiting.pop()
             self._taken += waiter.n
             waiter.is_next.set()
-
-    def _leave(self, who: str, waiter: _Waiter) -> None:
-        self._lines[who].remove(waiter)
-        if not self._lines[who]:
-            del self._lines[who]

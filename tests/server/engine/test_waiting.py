@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.decoding.waiting import FairQueue
+from server.engine.waiting import FairQueue
 
 
 class Request(NamedTuple):
