@@ -80,8 +80,9 @@ class Settings(BaseSettings):
     cache_tokens: int = Field(default=0, ge=0)
     """Positions of keys and values that all running replies share; 0: as many as half of the memory holds that is free
     once the base is loaded."""
-    prefix_mib: int = Field(default=64, ge=0)
-    """Memory for keys and values of finished replies, so that a next turn need not be read from its beginning."""
+    prefix_mib: int | None = Field(default=None, ge=0)
+    """Memory for keys and values of finished replies, so that a next turn need not be read from its beginning; unset:
+    64 MiB or eight whole contexts, whichever is more, within an eighth of what running replies may take."""
     keep_resident: int = Field(default=3, ge=1)
     """How many earlier versions stay loaded, so that a rollback is instant."""
     max_tokens: int = Field(default=256, ge=1)

@@ -10,7 +10,7 @@ from server.decoding.loop import PREFILL_TOKENS, Decoder, Emission
 from server.decoding.merging import Merger
 from server.decoding.offline import Completed, generate_offline
 from server.decoding.pace import affordable_prefill
-from server.decoding.room import affordable_tokens, bytes_per_token
+from server.decoding.room import affordable_prefixes, affordable_tokens, bytes_per_token
 from server.decoding.rows import DecodeRequest
 from server.decoding.sampler import uniform
 from server.decoding.scores import Scoring, score
@@ -33,6 +33,7 @@ __all__ = [
     "StockTrunk",
     "Trunk",
     "affordable_prefill",
+    "affordable_prefixes",
     "affordable_tokens",
     "bytes_per_token",
     "check",

@@ -14,6 +14,10 @@ from torch import Tensor
 SHARE = 0.5
 """Of what is free when the server starts, keys and values may come to need at most so much."""
 
+LEAST_KEPT = 64 * 2**20
+CONTEXTS_KEPT = 8
+"""Whole conversations whose keys are worth keeping; on a small model far more fit."""
+
 
 def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros of which, on a CPU, only those pages take memory that something was written to.
@@ -38,6 +42,12 @@ def affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> 
     """How many tokens' keys and values fit into this machine's free memory, leaving the other half of it."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     return int(free * SHARE) // bytes_per_token(config, dtype)
+
+
+def affordable_prefixes(config: Any, dtype: torch.dtype, *, context: int, tokens: int) -> int:
+    """Bytes for keys and values of finished replies beside `tokens` of running ones."""
+    each = bytes_per_token(config, dtype)
+    return min(max(LEAST_KEPT, CONTEXTS_KEPT * context * each), tokens * each // 8)
 
 
 def available_bytes(limits: Path = Path("/sys/fs/cgroup")) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from server.decoding import Fitted, affordable_prefill, affordable_tokens, fit
+from server.decoding import Fitted, affordable_prefill, affordable_prefixes, affordable_tokens, fit
 from server.engine import Served
 from server.engine.base import BaseIdentity
 from server.engine.local import LocalEngine
@@ -23,12 +23,14 @@ def local_engine(settings: Settings) -> Served:
     """Load the base that the settings name and start an engine over it."""
     fitted = fitted_for(settings)
     base = fitted.base
+    tokens = settings.cache_tokens or affordable_tokens(base.model.config, base.dtype, base.device)
+    kept = affordable_prefixes(base.model.config, base.dtype, context=base.context, tokens=tokens)
     engine = LocalEngine(
         fitted,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
-        cache_tokens=settings.cache_tokens or affordable_tokens(base.model.config, base.dtype, base.device),
-        prefix_bytes=settings.prefix_mib * 2**20,
+        cache_tokens=tokens,
+        prefix_bytes=kept if settings.prefix_mib is None else settings.prefix_mib * 2**20,
         prefill_tokens=affordable_prefill(fitted.trunk),
     )
     dtype = str(base.dtype).removeprefix("torch.")
