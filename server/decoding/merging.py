@@ -45,8 +45,7 @@ class Merger:
         after: float = AFTER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        can = isinstance(trunk, FusedTrunk) and trunk.base.dtype == torch.float32
-        self._trunk = trunk if can else None
+        self._trunk = trunk if isinstance(trunk, FusedTrunk) and trunk.base.dtype == torch.float32 else None
         self._bank, self._after, self._clock = bank, after, clock
         self._only: int | None = None
         self._since = clock()
