@@ -77,9 +77,6 @@ class Draft:
     def write(self, session: Session) -> conversations.OpenedTurn:
         """The one short transaction before the first token."""
         ask, plan, sampling = self.ask, self.plan, self.sampling
-        user = conversations.resolve_user(
-            session, client_id=ask.client_id, name=ask.user, conversation_id=ask.conversation_id
-        )
         kept = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -90,7 +87,7 @@ class Draft:
         return conversations.open_turn(
             session,
             client_id=ask.client_id,
-            user=user,
+            user=ask.user,
             segment=ask.segment,
             conversation_id=ask.conversation_id,
             messages=list(ask.messages),

@@ -180,7 +180,9 @@ class Settings(BaseSettings):
         given = self.model_dump(mode="json", include=self.model_fields_set)
         if "vllm_key" in given:  # a dump shows stars
             given["vllm_key"] = self.vllm_key.get_secret_value()
-        return inherited | {f"HONE_{name.upper()}": str(value) for name, value in given.items()}
+        return inherited | {
+            f"HONE_{name.upper()}": str(value) for name, value in given.items() if value is not None
+        }
 
 
 def hone_command(words: str, *, data_dir: Path) -> str:

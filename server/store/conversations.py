@@ -5,11 +5,13 @@ Reply rows exist before their first token, so an early vote finds them. Votes li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import CursorResult, bindparam, insert, update
+from sqlalchemy import select as sa_select
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
@@ -18,11 +20,25 @@ from server.store.ids import new_id, now
 from server.store.paging import page
 from server.store.tables import Comparison, Conversation, EndUser, FeedbackEvent, Reply, Turn
 
-Row = TypeVar("Row")
-
+Run = Callable[..., CursorResult[Any]]
+"""A connection's `execute`."""
 NOBODY = "user_nobody"
 """An id that owns nothing: what a name that was never seen stands for."""
 ENDED = frozenset({"done", "cancelled", "interrupted"})
+
+# Made once: at hundreds of turns a second, building statements or rows' objects would cost more than running them.
+_NEW_USER, _NEW_CONVERSATION, _NEW_TURN, _NEW_REPLY, _NEW_COMPARISON = map(
+    insert, (EndUser, Conversation, Turn, Reply, Comparison)
+)
+_USER = sa_select(col(EndUser.id)).where(
+    col(EndUser.client_id) == bindparam("client"), col(EndUser.name) == bindparam("user")
+)
+_OWNER = (
+    sa_select(col(Conversation.client_id), col(EndUser.id), col(EndUser.name))
+    .join(EndUser, col(EndUser.id) == Conversation.user_id)
+    .where(col(Conversation.id) == bindparam("conversation"))
+)
+_END = update(Reply).where(col(Reply.id) == bindparam("reply"), col(Reply.state) == "streaming")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +61,6 @@ class OpenedTurn:
     comparison_id: str | None
 
 
-def resolve_user(
-    session: Session, *, client_id: str, name: str | None, conversation_id: str | None = None
-) -> EndUser:
-    """Who talks: the client's end user of this name, the owner of the conversation, or somebody new and nameless.
-
-    Raises NotFound (`unknown_conversation`) for a conversation of another client or another user.
-    """
-    if conversation_id is not None:
-        conversation = _conversation(session, conversation_id, client_id=client_id)
-        owner = session.get(EndUser, conversation.user_id)
-        assert owner is not None, "a conversation without its user"
-        if name is not None and owner.name != name:
-            raise _unknown_conversation(conversation_id)
-        return owner
-    if name is None:
-        nameless = new_id("user")
-        return _add(
-            session,
-            EndUser(id=nameless, client_id=client_id, name=nameless, anonymous=True, created_at=now()),
-        )
-    known = session.exec(select(EndUser).where(EndUser.client_id == client_id, EndUser.name == name)).first()
-    if known is not None:
-        return known
-    return _add(session, EndUser(id=new_id("user"), client_id=client_id, name=name, created_at=now()))
-
-
 def find_user(session: Session, *, client_id: str, name: str) -> str:
     """The id of a client's end user; of `NOBODY`, who owns nothing, when the name was never seen."""
     found = session.exec(
@@ -83,7 +73,7 @@ def open_turn(
     session: Session,
     *,
     client_id: str,
-    user: EndUser,
+    user: str | None,
     segment: str,
     conversation_id: str | None,
     messages: list[dict[str, Any]],
@@ -97,68 +87,81 @@ def open_turn(
 ) -> OpenedTurn:
     """All that must be on disk before the first token: turn, `streaming` replies and, for a pair, its comparison.
 
-    Raises NotFound (`unknown_conversation`) for an id that is unknown or somebody else's.
+    `user` is a name of the client's own; None speaks for the conversation's owner, or without one for somebody new.
+    Raises NotFound (`unknown_conversation`) for a conversation that is unknown, another client's or another user's.
     """
     moment = now()
+    run = session.connection().execute
     if conversation_id is None:
-        conversation_id = new_id("conv")
-        _add(
-            session,
-            Conversation(
-                id=conversation_id, client_id=client_id, user_id=user.id, segment=segment, created_at=moment
-            ),
+        user_id, conversation_id = _user(run, client_id, user, moment), new_id("conv")
+        run(
+            _NEW_CONVERSATION,
+            {
+                "id": conversation_id,
+                "client_id": client_id,
+                "user_id": user_id,
+                "segment": segment,
+                "created_at": moment,
+            },
         )
-    elif _conversation(session, conversation_id, client_id=client_id).user_id != user.id:
-        raise _unknown_conversation(conversation_id)
-    turn = _add(
-        session,
-        Turn(
-            id=new_id("turn"),
-            conversation_id=conversation_id,
-            client_id=client_id,
-            user_id=user.id,
-            segment=segment,
-            messages=messages,
-            prompt_token_ids=prompt_token_ids,
-            template_hash=template_hash,
-            truncated=truncated,
-            train=train,
-            created_at=moment,
-        ),
+    else:
+        user_id = _owner(run, conversation_id, client_id, user)
+    turn_id = new_id("turn")
+    run(
+        _NEW_TURN,
+        {
+            "id": turn_id,
+            "conversation_id": conversation_id,
+            "client_id": client_id,
+            "user_id": user_id,
+            "segment": segment,
+            "messages": messages,
+            "prompt_token_ids": prompt_token_ids,
+            "template_hash": template_hash,
+            "truncated": truncated,
+            "train": train,
+            "created_at": moment,
+        },
     )
     reply_ids = tuple(new_id("rep") for _ in replies)
-    for position, (reply_id, planned) in enumerate(zip(reply_ids, replies, strict=True)):
-        session.add(
-            Reply(
-                id=reply_id,
-                turn_id=turn.id,
-                position=position,
-                version=planned.version,
-                seed=planned.seed,
-                sampling=planned.sampling,
-                purpose=planned.purpose,
-                state="streaming",
-                created_at=moment,
-            )
-        )
-    session.flush()
-    if pairing is None:
-        return OpenedTurn(turn.id, conversation_id, reply_ids, None)
-    first, second = reply_ids
-    comparison = _add(
-        session,
-        Comparison(
-            id=new_id("cmp"),
-            turn_id=turn.id,
-            first_reply_id=first,
-            second_reply_id=second,
-            pairing=pairing,
-            propensity=propensity,
-            state="open",
-            created_at=moment,
-        ),
+    run(
+        _NEW_REPLY,
+        [
+            {
+                "id": reply_id,
+                "turn_id": turn_id,
+                "position": position,
+                "version": planned.version,
+                "seed": planned.seed,
+                "sampling": planned.sampling,
+                "purpose": planned.purpose,
+                "state": "streaming",
+                "text": "",
+                "token_ids": [],
+                "logprobs": [],
+                "created_at": moment,
+            }
+            for position, (reply_id, planned) in enumerate(zip(reply_ids, replies, strict=True))
+        ],
     )
-    return OpenedTurn(turn.id, conversation_id, reply_ids, comparison.id)
+    if pairing is None:
+        return OpenedTurn(turn_id, conversation_id, reply_ids, None)
+    first, second = reply_ids
+    comparison_id = new_id("cmp")
+    run(
+        _NEW_COMPARISON,
+        {
+            "id": comparison_id,
+            "turn_id": turn_id,
+            "first_reply_id": first,
+            "second_reply_id": second,
+            "pairing": pairing,
+            "propensity": propensity,
+            "state": "open",
+            "created_at": moment,
+        },
+    )
+    return OpenedTurn(turn_id, conversation_id, reply_ids, comparison_id)
 
 
 def finish_reply(
@@ -175,6 +178,7 @@ def finish_reply(
     """Keep what was written. `seed` is given when it was drawn again. A reply ends once: later calls change nothing."""
     assert state in ENDED, state
     values: dict[str, Any] = {
+        "reply": reply_id,
         "text": text,
         "token_ids": list(token_ids),
         "logprobs": list(logprobs),
@@ -184,9 +188,7 @@ def finish_reply(
     }
     if seed is not None:
         values["seed"] = seed
-    session.connection().execute(
-        update(Reply).where(col(Reply.id) == reply_id, col(Reply.state) == "streaming").values(values)
-    )
+    session.connection().execute(_END, values)
 
 
 def void_comparison(session: Session, *, comparison_id: str) -> None:
@@ -313,20 +315,25 @@ def _shown(reply: Reply, pair: Comparison | None, votes: Sequence[FeedbackEvent]
     }
 
 
-def _conversation(session: Session, conversation_id: str, *, client_id: str) -> Conversation:
-    found = session.get(Conversation, conversation_id)
-    if found is None or found.client_id != client_id:
+def _owner(run: Run, conversation_id: str, client_id: str, name: str | None) -> str:
+    """Whose conversation it is, if it is the client's and, where one is named, that user's."""
+    owner = run(_OWNER, {"conversation": conversation_id}).first()
+    if owner is None or owner.client_id != client_id or name not in (None, owner.name):
         raise _unknown_conversation(conversation_id)
-    return found
+    return str(owner.id)
+
+
+def _user(run: Run, client_id: str, name: str | None, moment: datetime) -> str:
+    """The client's end user of this name, or somebody new and nameless."""
+    if name is not None and (known := run(_USER, {"client": client_id, "user": name}).scalar()):
+        return str(known)
+    user_id = new_id("user")
+    row = {"id": user_id, "client_id": client_id, "name": name or user_id, "anonymous": name is None}
+    run(_NEW_USER, row | {"created_at": moment})
+    return user_id
 
 
 def _unknown_conversation(conversation_id: str) -> NotFound:
     return NotFound(
         f"There is no conversation {conversation_id!r}.", code="unknown_conversation", param="conversation_id"
     )
-
-
-def _add(session: Session, row: Row) -> Row:
-    session.add(row)
-    session.flush()
-    return row

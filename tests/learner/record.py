@@ -60,7 +60,7 @@ class Record:
             opened = conversations.open_turn(
                 session,
                 client_id=client.id,
-                user=conversations.resolve_user(session, client_id=client.id, name=user),
+                user=user,
                 segment=self.segment,
                 conversation_id=None,
                 messages=[{"role": "user", "content": "?"}],

@@ -64,7 +64,9 @@ def start_litellm(cores: Cores, folder: Path) -> Api:
     command = [str(python), str(python.with_name("litellm")), "--config", str(config)]
     command += ["--host", "127.0.0.1", "--port", port, "--num_workers", "1", "--telemetry", "False"]
     process = Process(
-        [*cores.prefix, *command], log=folder / "server.log", env=environment(LITELLM_LOG="ERROR")
+        [*cores.prefix, *command],
+        log=folder / "server.log",
+        env=environment(LITELLM_LOG="ERROR", LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true"),
     )
     url = f"http://127.0.0.1:{port}"
     process.wait_until_answering(url + "/health/liveliness")

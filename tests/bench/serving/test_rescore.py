@@ -78,11 +78,10 @@ def test_the_record_of_an_installation_is_scored_by_its_own_adapters(tmp_path: P
 
 
 def keep(session: Session, client: str, one: Written) -> None:
-    user = conversations.resolve_user(session, client_id=client, name="ada", conversation_id=None)
     opened = conversations.open_turn(
         session,
         client_id=client,
-        user=user,
+        user="ada",
         segment="default",
         conversation_id=None,
         messages=[],

@@ -28,7 +28,7 @@ LLAMA_FLAGS = (
     "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DGGML_NATIVE=ON -DLLAMA_CURL=OFF "
     "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_TESTS=OFF"
 )
-LITELLM = "litellm[proxy]==1.109.1"
+LITELLM = "litellm[proxy]==1.106.0"
 """Never unpinned: release 1.107.0 was reported as compromised."""
 OUT_OF_REACH = (
     "NewConnectionError",

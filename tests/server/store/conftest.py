@@ -136,16 +136,18 @@ class Talk:
         purpose: str | None = None,
         template_hash: str = "t",
         state: str = "done",
+        conversation_id: str | None = None,
+        client_id: str | None = None,
     ) -> conversations.OpenedTurn:
         def work(session: Any) -> conversations.OpenedTurn:
             adapters.ensure_segment(session, segment)
             why = purpose or ("pair" if pair else "single")
             opened = conversations.open_turn(
                 session,
-                client_id=self.client_id,
-                user=conversations.resolve_user(session, client_id=self.client_id, name=user),
+                client_id=client_id or self.client_id,
+                user=user,
                 segment=segment,
-                conversation_id=None,
+                conversation_id=conversation_id,
                 messages=[{"role": "user", "content": "hi 🙂"}],
                 prompt_token_ids=[1, 2],
                 template_hash=template_hash,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from sqlmodel import Session
 
 from server.errors import NotFound
 from server.store import conversations, keys
 from server.store.session import Store
-from server.store.tables import Comparison
+from server.store.tables import Comparison, EndUser, Turn
 from tests.server.store.conftest import Talk
 
 
@@ -15,32 +16,32 @@ def test_a_conversation_belongs_to_its_client_and_user(talk: Talk, store: Store)
     mine = talk.turn("ada").conversation_id
     other = store.write(lambda s: keys.ensure_client(s, "other").id)
 
-    def resolve(client: str, name: str | None, conversation: str) -> str:
-        return store.write(
-            lambda s: (
-                conversations.resolve_user(s, client_id=client, name=name, conversation_id=conversation).name
-            )
-        )
-
-    assert resolve(talk.client_id, None, mine) == "ada"
+    assert who(store, talk.turn(None, conversation_id=mine)) == who(store, talk.turn("ada")) == ("ada", False)
     for client, name, conversation in (
         (talk.client_id, "bob", mine),
         (other, "ada", mine),
         (talk.client_id, "ada", "conv_none"),
     ):
         with pytest.raises(NotFound) as refused:
-            resolve(client, name, conversation)
+            talk.turn(name, conversation_id=conversation, client_id=client)
         assert refused.value.code == "unknown_conversation"
 
 
 def test_the_nameless_are_somebody_new_each_time_and_the_named_are_not(talk: Talk, store: Store) -> None:
-    def user(name: str | None) -> tuple[str, bool]:
-        found = store.write(lambda s: conversations.resolve_user(s, client_id=talk.client_id, name=name))
-        return found.id, found.anonymous
+    nameless = [who(store, talk.turn(None)) for _ in range(2)]
+    assert [anonymous for _, anonymous in nameless] == [True, True]
+    assert nameless[0] != nameless[1]
+    assert who(store, talk.turn("Zoë 🙂")) == who(store, talk.turn("Zoë 🙂")) == ("Zoë 🙂", False)
 
-    assert user(None)[1]
-    assert user(None) != user(None)
-    assert user("Zoë 🙂") == user("Zoë 🙂")
+
+def who(store: Store, turn: conversations.OpenedTurn) -> tuple[str, bool]:
+    """Name, and whether it was made up, of the one who asked."""
+
+    def read(session: Session) -> tuple[str, bool]:
+        user = session.get_one(EndUser, session.get_one(Turn, turn.turn_id).user_id)
+        return user.name, user.anonymous
+
+    return store.read(read)
 
 
 def test_a_reply_ends_once(talk: Talk, store: Store) -> None:
