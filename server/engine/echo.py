@@ -225,7 +225,9 @@ def answer(prompt_ids: Sequence[int], *, seed: int, version: int) -> str:
 
 def logprob(version: int, prompt_ids: Sequence[int], response: Sequence[int], at: int) -> float:
     """A made-up log probability in [-2, 0), fixed by version, place and id, so that probes can tell versions apart."""
-    return -2.0 * (_draw("logprob", version, len(prompt_ids), at, response[at]) % 9999 + 1) / 10_000
+    # A plain sum: a hash for each id cost a tenth of a whole request.
+    mixed = 7919 * version + 104_729 * len(prompt_ids) + 611_953 * at + 15_731 * response[at]
+    return -2.0 * (mixed % 9999 + 1) / 10_000
 
 
 def _alternative(token_id: int, k: int, value: float) -> TopLogprob:
