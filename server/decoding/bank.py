@@ -1,10 +1,10 @@
-"""Several adapter versions in one batch: their factors stacked along the rank, each row masked to its own slice.
+"""Several adapter versions in one batch: their factors stacked, the rows of each version brought together.
 
-    y + (x Aᵀ ⊙ mask) B        A: (slots · rank, in), B: (slots · rank, out)
+    y + x Aᵀ B        x: (versions, places, in), A: (versions, rank, in), B: (versions, rank, out)
 
-Two matmuls for each layer whatever the mix. A version is written into a slice that no running row reads, so loading
-cannot touch a reply in flight. Slices not in use hold zeros: a narrower adapter, or one for fewer layers, fills only
-part of its slice.
+Two batched matmuls for each layer whatever the mix. A version is written into a slot that no running row reads, so
+loading cannot touch a reply in flight. Slots not in use hold zeros: a narrower adapter, or one for fewer layers, fills
+only part of its slot.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from server.decoding.gathering import Gathering
 from server.decoding.room import zeros
 from server.errors import NotFound
 from server.modeling import (
@@ -68,10 +69,11 @@ class AdapterBank:
         self.only: int | None = 0
         """The version that all rows of it share; None when they are of several."""
         self._selected: list[tuple[Tensor, ...]] = []
-        """For each group the selected slots' A (slots · members · rank, in) and, by member, B (slots · rank, out)."""
+        """For each group the selected slots' A (slots, members · rank, in) and, by member, B (slots, rank, out)."""
         self._views: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         self._copies: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
-        self._mask: Tensor | None = None
+        self._gathering: Gathering | None = None
+        """None: all rows are of the one selected slot."""
         self._hooks = (
             []
             if groups
@@ -141,15 +143,10 @@ class AdapterBank:
         self.only = versions[0] if len(set(versions)) == 1 else None
         slots = [self._slots.get(version, -1) for version in versions]
         used = tuple(sorted({slot for slot in slots if slot >= 0}))
-        self._mask = None
         self.is_active = bool(used)
-        if not used:
-            return
-        self._selected = self._of_slots(used)
-        if len(set(slots)) > 1:
-            device = self._base.device
-            other = torch.tensor(slots, device=device)[:, None] != torch.tensor(used, device=device)
-            self._mask = other.repeat_interleave(length, dim=0)[..., None]  # (rows · length, slots, 1)
+        if used:
+            self._selected = self._of_slots(used)
+            self._gathering = Gathering.of(slots, used, length=length, device=self._base.device)
 
     def _of_slots(self, used: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
         """Factors of just these slots: where they lie, or a copy when others lie between them."""
@@ -164,32 +161,35 @@ class AdapterBank:
 
     def add(self, number: int, x: Tensor, out: Tensor) -> None:
         """Add what the selected versions bring to a group's `out` (N, all of its outputs), from its `x` (N, in)."""
-        group = self._groups[number]
         a, *bs = self._selected[number]
-        if a.dtype == out.dtype:
-            target = out
-        elif len(x) < FEW_ROWS:
-            x, target = x.float(), torch.empty(out.shape, dtype=a.dtype)
-        else:
-            a, bs, target = a.to(out.dtype), [b.to(out.dtype) for b in bs], out
-        inner = functional.linear(x, a)  # (N, slots · members · rank)
-        if self._mask is not None:
-            # Filled and not multiplied: what another version makes of a row may be anything, and 0 · inf is not 0.
-            inner = inner.view(*self._mask.shape[:2], -1).masked_fill_(self._mask, 0.0).view(len(x), -1)
-        for own, b, columns in zip(self._shares(inner, len(bs)), bs, group.columns, strict=True):
-            if target is out:
-                out[:, columns].addmm_(own, b)
+        if a.dtype != out.dtype:
+            if len(x) < FEW_ROWS:
+                x = x.to(a.dtype)
             else:
-                torch.mm(own, b, out=target[:, columns])
+                a, bs = a.to(out.dtype), [b.to(out.dtype) for b in bs]
+        columns = self._groups[number].columns
+        if self._gathering:
+            out.add_(self._of_several(self._gathering, x, a, bs, columns))
+            return
+        inner = functional.linear(x, a[0])  # (N, members · rank)
+        target = out if inner.dtype == out.dtype else inner.new_empty(out.shape)
+        for own, b, its in zip(inner.chunk(len(bs), dim=1), bs, columns, strict=True):
+            if target is out:
+                out[:, its].addmm_(own, b[0])
+            else:
+                torch.mm(own, b[0], out=target[:, its])
         if target is not out:
             out.add_(target)
 
-    def _shares(self, inner: Tensor, members: int) -> list[Tensor]:
-        """What each member of a group reads of `inner`: (N, slots · rank) each."""
-        if members == 1:
-            return [inner]
-        by_slot = inner.view(len(inner), -1, members, self._rank)
-        return [by_slot[:, :, member].reshape(len(inner), -1) for member in range(members)]
+    def _of_several(
+        self, gathering: Gathering, x: Tensor, a: Tensor, bs: Sequence[Tensor], columns: Sequence[slice]
+    ) -> Tensor:
+        """What the versions bring to each row of `x`: (N, all outputs)."""
+        inner = torch.bmm(gathering.gather(x), a.mT)  # (versions, places, members · rank)
+        made, flat = gathering.room(columns[-1].stop, like=inner)
+        for own, b, its in zip(inner.chunk(len(bs), dim=2), bs, columns, strict=True):
+            torch.bmm(own, b, out=made[..., its])
+        return gathering.scatter(flat)
 
     def close(self) -> None:
         """Leave the base as it was."""
@@ -245,11 +245,8 @@ class _Group:
         return cls(tuple(names), sizes[0][0], columns, torch.empty(0), [])
 
     def of_slots(self, which: slice | Tensor) -> tuple[Tensor, ...]:
-        """A and each member's B of these slots, as matrices: views of a slice, else copies."""
-        return (
-            self.a[which].reshape(-1, self.size_in),
-            *(b[which].reshape(-1, b.shape[-1]) for b in self.b),
-        )
+        """A (slots, members · rank, in) and each member's B (slots, rank, out): views of a slice, else copies."""
+        return self.a[which].flatten(1, 2), *(b[which] for b in self.b)
 
     def resize(self, *, slots: int, rank: int, held: Iterable[int], like: Base) -> None:
         """Other tensors with what the slots `held` hold, zeros elsewhere."""

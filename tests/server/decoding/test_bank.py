@@ -126,7 +126,7 @@ def test_versions_that_do_not_lie_side_by_side_cost_no_more_than_themselves(tmp_
         bank.write(version, bank.prepare(folder))
     bank.select([1, 1, 5, 0], length=10)
     together = logits(base)
-    assert {a.shape[0] for a, *_ in bank._selected} == {2 * 4}
+    assert {a.shape[:2] for a, *_ in bank._selected} == {(2, 4)}
     for row, version in enumerate((1, 1, 5, 0)):
         bank.select([version] * 4)
         assert torch.allclose(together[row], logits(base)[row], atol=1e-5)
@@ -151,7 +151,7 @@ def test_one_wide_version_widens_the_others_only_while_it_is_held(tmp_path: Path
     bank.remove(2)
     bank.select([1] * 4)
     assert torch.allclose(logits(base), before, atol=1e-4)
-    assert {a.shape[0] for a, *_ in bank._selected} == {2}
+    assert {a.shape[:2] for a, *_ in bank._selected} == {(1, 2)}
 
 
 def test_a_version_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
