@@ -58,11 +58,13 @@ def _mix(state: int) -> int:
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | None]:
     """One choice for each row of float32 `logits` (B, V); None where the policy gave no finite probability."""
     norm = torch.logsumexp(logits, dim=-1)
-    chosen = logits.argmax(dim=-1)
     warm = [i for i, draw in enumerate(draws) if draw.sampling.temperature >= COLD]
-    if warm:
-        some = warm if len(warm) < len(draws) else slice(None)
-        chosen[some] = _sample(logits[some], [draws[i] for i in warm])
+    if len(warm) == len(draws):
+        chosen = _sample(logits, draws)
+    else:
+        chosen = logits.argmax(dim=-1)
+        if warm:
+            chosen[warm] = _sample(logits[warm], [draws[i] for i in warm])
     logprobs = logits.gather(1, chosen[:, None])[:, 0] - norm
     tops = _tops(logits, norm, draws)
     return [
