@@ -3,7 +3,8 @@
     python -m tests.bench.serving overhead --rate 200 --seconds 20 --repeats 3
 
 Neither has a model: what a request takes is what the server adds to it. At a fixed rate each request counts from the
-moment at which it was due. Hone writes every turn and every vote down before it answers; the proxy keeps nothing.
+moment at which it was due. Hone writes every turn and every vote down before it answers; the proxy keeps nothing. What
+of that is the disk's is seen beside it: how long a sync takes, and the same with the record in memory.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ from tests.running import RunningHone
 NAME = "overhead"
 VOTERS, VOTING = 500, 200
 """Replies that are voted on, and connections that vote at once."""
+MEMORY = Path("/dev/shm")
+SYNCS = 50
 REPLY = "It is the proxy itself that is measured here, with a reply of a few words."
 
 
@@ -54,6 +59,20 @@ def start_hone(cores: Cores, folder: Path) -> Api:
     return Api(hone.url, Watch(hone.pid), hone.stop, command, "hone", key=hone.key, hone=hone)
 
 
+def start_hone_in_memory(cores: Cores, folder: Path) -> Api:
+    """The same where a sync takes no time: what is Hone's own of what a request takes, and not the disk's."""
+    if not MEMORY.is_dir():
+        raise CannotRun(f"there is no {MEMORY}")
+    scratch = tempfile.TemporaryDirectory(prefix="hone-bench-", dir=MEMORY)
+    api = start_hone(cores, Path(scratch.name))
+
+    def stop() -> None:
+        with scratch:
+            api.stop()
+
+    return replace(api, stop=stop, command=f"{api.command} (data in {MEMORY})")
+
+
 def start_litellm(cores: Cores, folder: Path) -> Api:
     """One worker, like Hone's one; no database, no key, no cache: the least that it can be asked to do."""
     python, port = venvs.python_of("litellm"), str(free_port())
@@ -74,7 +93,11 @@ def start_litellm(cores: Cores, folder: Path) -> Api:
     return Api(url, process, process.stop, said, f"litellm {version_of(python, 'litellm')}")
 
 
-STARTS: dict[str, Callable[[Cores, Path], Api]] = {"hone": start_hone, "litellm": start_litellm}
+STARTS: dict[str, Callable[[Cores, Path], Api]] = {
+    "hone": start_hone,
+    "hone-in-memory": start_hone_in_memory,
+    "litellm": start_litellm,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +162,20 @@ def measured(api: Api, options: argparse.Namespace) -> dict[str, Any]:
     result["closed_per_second"] = round(len(flood.with_status(200)) / flood.seconds, 1)
     if api.hone is not None:
         result["votes_per_second"] = round(votes_per_second(api.hone, options.votes), 1)
+        result["sync_ms"] = sync_ms(api.hone.data_dir)
     return result | {"peak_mib": round(api.watch.peak_mib())}
+
+
+def sync_ms(folder: Path) -> float:
+    """Median time of a sync of one page: every reply waits for one before its first token, and for one at its end."""
+    taken = []
+    with (folder / "sync.bench").open("wb", buffering=0) as out:
+        for _ in range(SYNCS):
+            out.write(bytes(4096))
+            began = time.perf_counter()
+            os.fsync(out.fileno())
+            taken.append(time.perf_counter() - began)
+    return milliseconds(taken, 0.50)
 
 
 def at_fixed_rate(answers: list[Answer], *, cpu_seconds: float) -> dict[str, Any]:

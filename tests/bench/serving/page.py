@@ -146,6 +146,7 @@ def overhead(lines: Sequence[Line]) -> list[str]:
         "CPU ms / request": "cpu_ms_per_request",
         "requests/s, closed loop": "closed_per_second",
         "votes/s": "votes_per_second",
+        "sync ms": "sync_ms",
         "peak MiB": "peak_mib",
     }
     head = ["who", "requests/s, fixed", *results, "runs"]
