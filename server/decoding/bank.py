@@ -9,6 +9,7 @@ only part of its slot.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -33,6 +34,8 @@ from server.modeling import (
 
 SLOTS = 16
 """Room for so many versions from the first on; a place that was never used takes no memory on a CPU."""
+STEPS = 64
+"""Prepared steps that are kept: views and room for results, which would cost more to make than to fill."""
 COPIES = 4
 """Choices of slots that do not lie side by side, of which copies are kept."""
 FEW_ROWS = 64
@@ -74,6 +77,9 @@ class AdapterBank:
         self._copies: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         self._gathering: Gathering | None = None
         """None: all rows are of the one selected slot."""
+        self._steps: list[_Step] | None = None
+        """Of a step of few rows that are all of one slot, for each group."""
+        self._prepared: OrderedDict[tuple[int, int], list[_Step]] = OrderedDict()
         self._hooks = (
             []
             if groups
@@ -143,10 +149,25 @@ class AdapterBank:
         self.only = versions[0] if len(set(versions)) == 1 else None
         slots = [self._slots.get(version, -1) for version in versions]
         used = tuple(sorted({slot for slot in slots if slot >= 0}))
-        self.is_active = bool(used)
+        self.is_active, self._steps = bool(used), None
         if used:
             self._selected = self._of_slots(used)
             self._gathering = Gathering.of(slots, used, length=length, device=self._base.device)
+            rows = len(slots) * length
+            if self._gathering is None and rows < FEW_ROWS:
+                self._steps = self._steps_of(used[0], rows)
+
+    def _steps_of(self, slot: int, rows: int) -> list[_Step]:
+        key = slot, rows
+        if key not in self._prepared:
+            room: dict[int, Tensor] = {}
+            self._prepared[key] = [
+                _Step.of(factors, group.columns, rows=rows, room=room)
+                for factors, group in zip(self._selected, self._groups, strict=True)
+            ]
+            if len(self._prepared) > STEPS:
+                self._prepared.popitem(last=False)
+        return self._prepared[key]
 
     def _of_slots(self, used: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
         """Factors of just these slots: where they lie, or a copy when others lie between them."""
@@ -161,6 +182,9 @@ class AdapterBank:
 
     def add(self, number: int, x: Tensor, out: Tensor) -> None:
         """Add what the selected versions bring to a group's `out` (N, all of its outputs), from its `x` (N, in)."""
+        if self._steps and len(x) == len(self._steps[number].inner):
+            out.add_(self._steps[number].run(x))
+            return
         a, *bs = self._selected[number]
         if a.dtype != out.dtype:
             if len(x) < FEW_ROWS:
@@ -216,12 +240,48 @@ class AdapterBank:
         """For at least `slots` slots of exactly this rank, which is that of the largest adapter held."""
         self._views.clear()
         self._copies.clear()
+        self._prepared.clear()
         if slots <= self._capacity and rank == self._rank:
             return
         self._rank = rank
         self._capacity = max(slots, SLOTS, self._capacity)
         for group in self._groups:
             group.resize(slots=self._capacity, rank=rank, held=self._slots.values(), like=self._base)
+
+
+class _Step(NamedTuple):
+    """One group's products for so many rows of one slot. Its room is filled anew by every layer of the same width."""
+
+    a: Tensor
+    """(in, members · rank)"""
+    inner: Tensor
+    """(rows, members · rank)"""
+    products: list[tuple[Tensor, Tensor, Tensor]]
+    """By member its part of `inner`, its B (rank, out), and its part of `made`."""
+    made: Tensor
+    """(rows, all outputs)"""
+
+    @classmethod
+    def of(
+        cls, factors: tuple[Tensor, ...], columns: Sequence[slice], *, rows: int, room: dict[int, Tensor]
+    ) -> _Step:
+        """`room` holds what groups of one width share, for their products follow each other."""
+        a, *bs = (factor[0] for factor in factors)
+
+        width = columns[-1].stop
+        if width not in room:
+            room[width] = a.new_empty(rows, width)
+        inner, made = a.new_empty(rows, len(a)), room[width]
+        owns = inner.chunk(len(bs), dim=1)
+        parts = [(own, b, made[:, its]) for own, b, its in zip(owns, bs, columns, strict=True)]
+        return cls(a.t(), inner, parts, made)
+
+    def run(self, x: Tensor) -> Tensor:
+        """What the slot adds to `x` (rows, in): (rows, all outputs), until the next step is run."""
+        torch.mm(x.to(self.a.dtype), self.a, out=self.inner)
+        for own, b, its in self.products:
+            torch.mm(own, b, out=its)
+        return self.made
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from server.decoding import AdapterBank
+from server.decoding.bank import FEW_ROWS
 from server.errors import NotFound
 from server.modeling import Base, hidden_states, logits_of
 from tests.fakes import FAMILIES, random_adapter, tiny_base, tiny_llama
@@ -178,3 +179,26 @@ def test_what_is_not_finite_in_one_version_stays_in_its_rows(tmp_path: Path) -> 
     bank.select([1, 2, 0, 1], length=10)
     said = logits(base).isfinite().all(dim=-1).all(dim=-1)
     assert said.tolist() == [True, False, True, True]
+
+
+def test_a_step_of_one_version_says_the_same_for_any_number_of_rows_and_after_others_have_come(
+    tmp_path: Path,
+) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+
+    def adds_what_it_should(version: int, rows: int) -> bool:
+        a, b = bank.factors(version)[0]
+        x, out = torch.randn(rows, a.shape[-1]), torch.ones(rows, b.shape[-1])
+        bank.select([version] * rows)
+        bank.add(0, x, out)
+        return torch.allclose(out, 1 + x @ a[0].t() @ b, atol=1e-5)
+
+    bank.write(1, bank.prepare(random_adapter(base, tmp_path / "1", seed=1, rank=2)))
+    assert all(adds_what_it_should(1, rows) for rows in (1, 3, 3, FEW_ROWS))
+    bank.write(2, bank.prepare(random_adapter(base, tmp_path / "2", seed=2, rank=8)))
+    assert all(adds_what_it_should(version, 3) for version in (1, 2, 1))
+    bank.remove(1)
+    bank.write(3, bank.prepare(random_adapter(base, tmp_path / "3", seed=3, rank=2)))
+    assert all(adds_what_it_should(version, 3) for version in (3, 2))
+    bank.close()
