@@ -78,8 +78,10 @@ class AdapterBank:
         self._gathering: Gathering | None = None
         """None: all rows are of the one selected slot."""
         self._steps: list[_Step] | None = None
-        """Of a step of few rows that are all of one slot, for each group."""
-        self._prepared: OrderedDict[tuple[int, int], list[_Step]] = OrderedDict()
+        """Of a step of few rows, for each group."""
+        self._rows = 0
+        """How many rows that step has."""
+        self._prepared: OrderedDict[tuple[tuple[int, ...], int], list[_Step]] = OrderedDict()
         self._hooks = (
             []
             if groups
@@ -153,16 +155,17 @@ class AdapterBank:
         if used:
             self._selected = self._of_slots(used)
             self._gathering = Gathering.of(slots, used, length=length, device=self._base.device)
-            rows = len(slots) * length
-            if self._gathering is None and rows < FEW_ROWS:
-                self._steps = self._steps_of(used[0], rows)
+            self._rows = len(slots) * length
+            if self._rows < FEW_ROWS and _side_by_side(used):
+                places = self._gathering.places if self._gathering else self._rows
+                self._steps = self._steps_of(used, places)
 
-    def _steps_of(self, slot: int, rows: int) -> list[_Step]:
-        key = slot, rows
+    def _steps_of(self, used: tuple[int, ...], places: int) -> list[_Step]:
+        key = used, places
         if key not in self._prepared:
-            room: dict[int, Tensor] = {}
+            room: dict[int, tuple[Tensor, Tensor]] = {}
             self._prepared[key] = [
-                _Step.of(factors, group.columns, rows=rows, room=room)
+                _Step.of(factors, group.columns, places=places, room=room, like=self._base)
                 for factors, group in zip(self._selected, self._groups, strict=True)
             ]
             if len(self._prepared) > STEPS:
@@ -171,19 +174,21 @@ class AdapterBank:
 
     def _of_slots(self, used: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
         """Factors of just these slots: where they lie, or a copy when others lie between them."""
-        is_row = used[-1] - used[0] == len(used) - 1
-        held = self._views if is_row else self._copies
+        held = self._views if _side_by_side(used) else self._copies
         if used not in held:
-            if not is_row and len(held) >= COPIES:
-                del held[next(iter(held))]
-            which = slice(used[0], used[-1] + 1) if is_row else torch.tensor(used, device=self._base.device)
+            if _side_by_side(used):
+                which: slice | Tensor = slice(used[0], used[-1] + 1)
+            else:
+                which = torch.tensor(used, device=self._base.device)
+                if len(held) >= COPIES:
+                    del held[next(iter(held))]
             held[used] = [group.of_slots(which) for group in self._groups]
         return held[used]
 
     def add(self, number: int, x: Tensor, out: Tensor) -> None:
         """Add what the selected versions bring to a group's `out` (N, all of its outputs), from its `x` (N, in)."""
-        if self._steps and len(x) == len(self._steps[number].inner):
-            out.add_(self._steps[number].run(x))
+        if self._steps and len(x) == self._rows:
+            out.add_(self._steps[number].run(x, self._gathering))
             return
         a, *bs = self._selected[number]
         if a.dtype != out.dtype:
@@ -250,38 +255,54 @@ class AdapterBank:
 
 
 class _Step(NamedTuple):
-    """One group's products for so many rows of one slot. Its room is filled anew by every layer of the same width."""
+    """One group's products for some slots and places. Its room is filled anew by every layer of the same width."""
 
     a: Tensor
-    """(in, members · rank)"""
+    """(versions, in, members · rank)"""
+    x: Tensor
+    """(versions, places, in)"""
     inner: Tensor
-    """(rows, members · rank)"""
+    """(versions, places, members · rank)"""
     products: list[tuple[Tensor, Tensor, Tensor]]
-    """By member its part of `inner`, its B (rank, out), and its part of `made`."""
+    """By member its part of `inner`, its B (versions, rank, out), and its part of `made`."""
     made: Tensor
-    """(rows, all outputs)"""
+    """(versions · places and a zero, all outputs)"""
+    narrow: Tensor
+    """The same in the base's type: an addition within one type is a fast one."""
 
     @classmethod
     def of(
-        cls, factors: tuple[Tensor, ...], columns: Sequence[slice], *, rows: int, room: dict[int, Tensor]
+        cls,
+        factors: tuple[Tensor, ...],
+        columns: Sequence[slice],
+        *,
+        places: int,
+        room: dict[int, tuple[Tensor, Tensor]],
+        like: Base,
     ) -> _Step:
         """`room` holds what groups of one width share, for their products follow each other."""
-        a, *bs = (factor[0] for factor in factors)
-
+        a, *bs = factors
+        versions, inner_width, size_in = a.shape
         width = columns[-1].stop
         if width not in room:
-            room[width] = a.new_empty(rows, width)
-        inner, made = a.new_empty(rows, len(a)), room[width]
-        owns = inner.chunk(len(bs), dim=1)
-        parts = [(own, b, made[:, its]) for own, b, its in zip(owns, bs, columns, strict=True)]
-        return cls(a.t(), inner, parts, made)
+            made = a.new_zeros(versions * places + 1, width)
+            room[width] = made, made if made.dtype == like.dtype else made.to(like.dtype)
+        made, narrow = room[width]
+        inner = a.new_empty(versions, places, inner_width)
+        filled = made[:-1].view(versions, places, width)
+        owns = inner.chunk(len(bs), dim=2)
+        products = [(own, b, filled[..., its]) for own, b, its in zip(owns, bs, columns, strict=True)]
+        return cls(a.mT, a.new_empty(versions, places, size_in), inner, products, made, narrow)
 
-    def run(self, x: Tensor) -> Tensor:
-        """What the slot adds to `x` (rows, in): (rows, all outputs), until the next step is run."""
-        torch.mm(x.to(self.a.dtype), self.a, out=self.inner)
+    def run(self, x: Tensor, gathering: Gathering | None) -> Tensor:
+        """What the slots add to `x` (rows, in): (rows, all outputs), until the next step is run."""
+        self.x.copy_((gathering.gather(x) if gathering else x).view(self.x.shape))
+        torch.bmm(self.x, self.a, out=self.inner)
         for own, b, its in self.products:
-            torch.mm(own, b, out=its)
-        return self.made
+            torch.bmm(own, b, out=its)
+        if self.narrow is not self.made:
+            self.narrow.copy_(self.made)
+        return gathering.scatter(self.narrow) if gathering else self.narrow[:-1]
 
 
 @dataclass(slots=True)
@@ -319,6 +340,10 @@ class _Group:
             for new, old in zip(b, self.b, strict=True):
                 new[slot, :both] = old[slot, :both]
         self.a, self.b = a, b
+
+
+def _side_by_side(slots: Sequence[int]) -> bool:
+    return slots[-1] - slots[0] == len(slots) - 1
 
 
 def kept_in(base: Base) -> torch.dtype:

@@ -41,6 +41,11 @@ class Gathering(NamedTuple):
         back = (back[:, None] * length + tokens).clamp_(max=nowhere * length)
         return cls(source.flatten(1), back.flatten(), len(places) < len(slots))
 
+    @property
+    def places(self) -> int:
+        """Of each version."""
+        return self.source.shape[1]
+
     def gather(self, x: Tensor) -> Tensor:
         """(rows, in) -> (versions, places, in)"""
         return x.index_select(0, self.source.flatten()).view(*self.source.shape, -1)
