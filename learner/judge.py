@@ -339,21 +339,27 @@ def check_signal(found: Signal, config: GateConfig, refusals: list[str], notes: 
         notes.append(f"People agree with each other: {agreed} (z {found.z:.1f}).")
     else:
         refusals.append(
-            f"The votes do not agree with each other enough to learn from: {agreed}, z {found.z:.1f} "
+            f"The votes do not agree with each other enough to learn from: {agreed}, z {_short(found.z, 1):.1f} "
             f"where {config.signal_z:.1f} is needed (coin tosses give about 0). More votes may help."
         )
+
+
+def _short(value: float, digits: int) -> float:
+    """Rounded down: what falls short must not read as if it had reached its bar."""
+    return math.floor(value * 10**digits) / 10**digits if math.isfinite(value) else value
 
 
 def _check_preference(found: Preference, config: GateConfig, refusals: list[str], notes: list[str]) -> None:
     won = f"it wins {found.win_rate:.0%} of {found.prompts} prompts against the champion"
     if found.lower_bound <= 0.5:
         refusals.append(
-            f"People kept for judging would not clearly prefer it: {won}, lower bound {found.lower_bound:.0%}."
+            f"People kept for judging would not clearly prefer it: {won}, "
+            f"lower bound {_short(found.lower_bound, 2):.0%}."
         )
     if found.refit_share < config.refit_share:
         refusals.append(
-            f"Whether it is better depends on which people are asked: only {found.refit_share:.0%} of refitted judges "
-            f"prefer it, {config.refit_share:.0%} are needed."
+            "Whether it is better depends on which people are asked: only "
+            f"{_short(found.refit_share, 2):.0%} of refitted judges prefer it, {config.refit_share:.0%} are needed."
         )
     if found.lower_bound > 0.5 and found.refit_share >= config.refit_share:
         notes.append(f"People kept for judging prefer it: {won}, lower bound {found.lower_bound:.0%}.")

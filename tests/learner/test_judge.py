@@ -108,6 +108,13 @@ def test_a_refusal_of_thumbs_alone_does_not_speak_of_picks_that_were_predicted()
     assert "predicted" not in refusals[0]
 
 
+def test_what_falls_just_short_does_not_read_as_if_it_had_reached_its_bar() -> None:
+    said: list[str] = []
+    almost = Signal(z=CONFIG.signal_z - 0.01, picks=270, accuracy=0.6, nll=0.66, ece=0.05)
+    check_signal(almost, CONFIG, said, [])
+    assert f"z {CONFIG.signal_z:.1f} where" not in said[0]
+
+
 def test_a_user_s_leniency_is_no_signal() -> None:
     """Half of the people like everything, the others nothing: no reply is better than another."""
     thumbs = [Thumb(Example((i,), (i, 0)), up=i % 24 < 12, user=f"u{i % 24:02d}") for i in range(240)]
