@@ -346,7 +346,7 @@ def check_signal(found: Signal, config: GateConfig, refusals: list[str], notes: 
 
 def _short(value: float, digits: int) -> float:
     """Rounded down: what falls short must not read as if it had reached its bar."""
-    return math.floor(value * 10**digits) / 10**digits if math.isfinite(value) else value
+    return math.floor(round(value * 10**digits, 6)) / 10**digits if math.isfinite(value) else value
 
 
 def _check_preference(found: Preference, config: GateConfig, refusals: list[str], notes: list[str]) -> None:

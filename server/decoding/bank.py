@@ -156,20 +156,21 @@ class AdapterBank:
             self._selected = self._of_slots(used)
             self._gathering = Gathering.of(slots, used, length=length, device=self._base.device)
             self._rows = len(slots) * length
-            if self._rows < FEW_ROWS and _side_by_side(used):
-                places = self._gathering.places if self._gathering else self._rows
+            places = self._gathering.places if self._gathering else self._rows
+            if len(used) * places < FEW_ROWS and _side_by_side(used):
                 self._steps = self._steps_of(used, places)
 
     def _steps_of(self, used: tuple[int, ...], places: int) -> list[_Step]:
         key = used, places
         if key not in self._prepared:
-            room: dict[int, tuple[Tensor, Tensor]] = {}
+            scratch = _Scratch(len(used), places, self._base)
             self._prepared[key] = [
-                _Step.of(factors, group.columns, places=places, room=room, like=self._base)
+                _Step.of(factors, group.columns, scratch)
                 for factors, group in zip(self._selected, self._groups, strict=True)
             ]
             if len(self._prepared) > STEPS:
                 self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
         return self._prepared[key]
 
     def _of_slots(self, used: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
@@ -246,6 +247,7 @@ class AdapterBank:
         self._views.clear()
         self._copies.clear()
         self._prepared.clear()
+        self._selected, self._steps = [], None
         if slots <= self._capacity and rank == self._rank:
             return
         self._rank = rank
@@ -254,8 +256,29 @@ class AdapterBank:
             group.resize(slots=self._capacity, rank=rank, held=self._slots.values(), like=self._base)
 
 
+class _Scratch:
+    """What the groups of a step fill one after another, whatever the layer: one piece for each width."""
+
+    def __init__(self, versions: int, places: int, base: Base) -> None:
+        self.versions, self.places = versions, places
+        where: dict[str, Any] = {"device": base.device}
+        self._kept, self._base = where | {"dtype": kept_in(base)}, where | {"dtype": base.dtype}
+        self._of: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+
+    def of(self, what: str, width: int) -> tuple[Tensor, Tensor]:
+        """(versions · places and a zero, width), as the factors are kept and in the base's type."""
+        if (what, width) not in self._of:
+            kept = torch.zeros(self.versions * self.places + 1, width, **self._kept)
+            self._of[what, width] = kept, kept.to(**self._base)
+        return self._of[what, width]
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """(versions, places, width), without the zero."""
+        return tensor[:-1].view(self.versions, self.places, -1)
+
+
 class _Step(NamedTuple):
-    """One group's products for some slots and places. Its room is filled anew by every layer of the same width."""
+    """One group's products for some slots and places."""
 
     a: Tensor
     """(versions, in, members · rank)"""
@@ -271,28 +294,16 @@ class _Step(NamedTuple):
     """The same in the base's type: an addition within one type is a fast one."""
 
     @classmethod
-    def of(
-        cls,
-        factors: tuple[Tensor, ...],
-        columns: Sequence[slice],
-        *,
-        places: int,
-        room: dict[int, tuple[Tensor, Tensor]],
-        like: Base,
-    ) -> _Step:
-        """`room` holds what groups of one width share, for their products follow each other."""
+    def of(cls, factors: tuple[Tensor, ...], columns: Sequence[slice], scratch: _Scratch) -> _Step:
         a, *bs = factors
-        versions, inner_width, size_in = a.shape
-        width = columns[-1].stop
-        if width not in room:
-            made = a.new_zeros(versions * places + 1, width)
-            room[width] = made, made if made.dtype == like.dtype else made.to(like.dtype)
-        made, narrow = room[width]
-        inner = a.new_empty(versions, places, inner_width)
-        filled = made[:-1].view(versions, places, width)
-        owns = inner.chunk(len(bs), dim=2)
+        x, inner = (
+            scratch.split(scratch.of(what, width)[0])
+            for what, width in (("x", a.shape[2]), ("inner", a.shape[1]))
+        )
+        made, narrow = scratch.of("made", columns[-1].stop)
+        owns, filled = inner.chunk(len(bs), dim=2), scratch.split(made)
         products = [(own, b, filled[..., its]) for own, b, its in zip(owns, bs, columns, strict=True)]
-        return cls(a.mT, a.new_empty(versions, places, size_in), inner, products, made, narrow)
+        return cls(a.mT, x, inner, products, made, narrow)
 
     def run(self, x: Tensor, gathering: Gathering | None) -> Tensor:
         """What the slots add to `x` (rows, in): (rows, all outputs), until the next step is run."""

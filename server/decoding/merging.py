@@ -62,8 +62,8 @@ class Merger:
         if trunk.merged and trunk.merged.version not in self._bank.versions:
             trunk.merged = None
         if self._work and self._work[1].done():
-            self._take_over(trunk, *self._work)
-            self._work = None
+            done, self._work = self._work, None
+            self._take_over(trunk, *done)
         only = self._bank.only
         if only != self._only:
             self._only, self._since = only, self._clock()
@@ -91,14 +91,15 @@ class Merger:
         if version not in self._bank.versions:
             return
         self._refused.add(version)  # until it is found to say the same
-        error = work.exception()
-        if error:
+        trunk.merged = None
+        try:
+            expected = self._says(trunk, version)
+            trunk.merged = work.result()
+            differs = float((self._says(trunk, version) - expected).abs().max())
+        except Exception as error:
+            trunk.merged = None
             log.warning("version %d is not merged: %s", version, error)
             return
-        trunk.merged = None
-        expected = self._says(trunk, version)
-        trunk.merged = work.result()
-        differs = float((self._says(trunk, version) - expected).abs().max())
         if not differs <= TOLERANCE:
             trunk.merged = None
             log.warning("version %d is not merged: it would score by %.1e nats differently", version, differs)

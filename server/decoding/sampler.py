@@ -110,7 +110,7 @@ def _invert(weights: Tensor, points: Tensor) -> Tensor:
         dim=-1, dtype=torch.float64
     )
     before = (cdf - sums).gather(1, block)
-    found = block * BLOCK + _passes(within, points * cdf[:, -1:] - before)
+    found = block * BLOCK + _passes(within, (points * cdf[:, -1:] - before).clamp_(min=0))
     return found[:, 0].clamp_(max=size - 1)  # where the policy gave no number there is nothing to find
 
 

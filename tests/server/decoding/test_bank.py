@@ -202,3 +202,18 @@ def test_a_step_of_one_version_says_the_same_for_any_number_of_rows_and_after_ot
     bank.write(3, bank.prepare(random_adapter(base, tmp_path / "3", seed=3, rank=2)))
     assert all(adds_what_it_should(version, 3) for version in (3, 2))
     bank.close()
+
+
+def test_what_prepared_steps_fill_does_not_grow_with_the_layers(tmp_path: Path) -> None:
+    base = tiny_llama()
+    bank = AdapterBank(base)
+    for version in (1, 2):
+        bank.write(version, bank.prepare(random_adapter(base, tmp_path / str(version), seed=version)))
+    bank.select([1, 2, 0, 1])
+    assert bank._steps
+    assert len({step.x.data_ptr() for step in bank._steps}) == len({step.x.shape for step in bank._steps})
+    assert len({step.made.data_ptr() for step in bank._steps}) == len(
+        {step.made.shape for step in bank._steps}
+    )
+    bank.select([1] * (FEW_ROWS // 2) + [2])
+    assert bank._steps is None  # padded to the larger version these are many rows

@@ -136,6 +136,27 @@ def test_a_merge_that_says_something_else_is_not_used(
     merger.close()
 
 
+def test_a_merge_that_cannot_be_checked_is_not_used_and_troubles_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, clock = fitted_with(tmp_path, 1), Clock()
+    merger = Merger(fitted.trunk, fitted.bank, clock=clock)
+    logits = FusedTrunk.logits
+
+    def only_unmerged(trunk: FusedTrunk, states: torch.Tensor) -> torch.Tensor:
+        if trunk.merged:
+            raise RuntimeError("not enough memory")
+        return logits(trunk, states)
+
+    monkeypatch.setattr(FusedTrunk, "logits", only_unmerged)
+    merge(merger, fitted, 1, clock)
+    assert merged_version(fitted) is None
+    clock.now += 10 * merging.AFTER_SECONDS
+    merger.between_steps()
+    assert merger._work is None
+    merger.close()
+
+
 def test_without_memory_to_spare_or_in_bfloat16_nothing_is_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
