@@ -11,7 +11,20 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.prove import fresh, gold, kills, learns, lines, page, real_input, refuses, swap, together, votes
+from tests.prove import (
+    demo_model,
+    fresh,
+    gold,
+    kills,
+    learns,
+    lines,
+    page,
+    real_input,
+    refuses,
+    swap,
+    together,
+    votes,
+)
 from tests.prove.case import Case
 
 PROOFS = {
@@ -20,6 +33,7 @@ PROOFS = {
     "learns": learns,
     "refuses": refuses,
     "together": together,
+    "demo_model": demo_model,
     "swap": swap,
     "votes": votes,
     "kills": kills,

@@ -302,6 +302,13 @@ def all_claims() -> list[Claim]:
         adversaries(),
         lives_together(),
         plain(
+            "The demo model",
+            "its card's command makes the same bytes again in at most 90 minutes, and its card's figures hold when "
+            "measured again",
+            "demo_model",
+            ("made-again", "measured-again"),
+        ),
+        plain(
             "A fresh clone",
             "one command to a page that answers, one to green tests",
             "fresh",

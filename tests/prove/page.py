@@ -24,6 +24,7 @@ TITLES = {
     "gold": "PPO on the taste itself",
     "refuses": "It refuses, it withstands",
     "together": "Living together",
+    "demo_model": "The demo model",
     "fresh": "A fresh clone",
     "swap": "The swap",
     "votes": "Votes",
