@@ -119,6 +119,8 @@ class Replica:
             ),
         )
         self._reading: set[asyncio.Timeout] = set()
+        self._nothing_read = asyncio.Event()
+        self._nothing_read.set()
         self._closed = False
 
     async def health(self) -> None:
@@ -213,6 +215,7 @@ class Replica:
         Raises Lacks when the name in `body` is unknown, Invalid when vLLM refuses the request, Busy when it is full,
         Lost when the stream does not come to its proper end.
         """
+        self._must_be_open()
         asked = self._client.build_request("POST", "/v1/completions", json={**body, **STREAMED})
         response = await self._read(self._client.send(asked, stream=True))
         try:
@@ -242,6 +245,8 @@ class Replica:
         """Break off what is read, and take no more."""
         self._closed = True
         self.break_off()
+        # A connection that is still being made when the pool closes would belong to nobody, and stay open.
+        await self._nothing_read.wait()
         await self._client.aclose()
 
     async def _events(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -258,18 +263,26 @@ class Replica:
                         yield line.removeprefix(b"data:").strip()
 
     async def _ask(self, method: str, path: str, *, json: Any = None, patience: float) -> httpx.Response:
+        self._must_be_open()
         limits = httpx.Timeout(patience, connect=CONNECT_SECONDS)
         return await self._read(self._client.request(method, path, json=json, timeout=limits))
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise Lost("it is no longer asked", reached=False)
 
     async def _read(self, step: Awaitable[T]) -> T:
         """What `step` gives, or Lost: by the network, or by `break_off`."""
         try:
             async with asyncio.timeout(0 if self._closed else None) as limit:
                 self._reading.add(limit)
+                self._nothing_read.clear()
                 try:
                     return await step
                 finally:
                     self._reading.discard(limit)
+                    if not self._reading:
+                        self._nothing_read.set()
         except TimeoutError as error:
             raise Lost("it has fallen silent", reached=True, silent=True) from error
         except httpx.HTTPError as error:

@@ -1,5 +1,6 @@
 """One vLLM server's words: what each refusal and each way to end a stream means."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from server.engine.local import LocalEngine
 from server.engine.refusals import Lost
 from server.engine.replica import Replica, release_of
 from server.errors import AdapterRejected, Busy, HoneError, Invalid, Unavailable
-from tests.vllm_fake import ABORTED, FakeVllm, failure
+from tests.vllm_fake import ABORTED, FakeVllm, failure, until
 
 pytestmark = pytest.mark.anyio
 
@@ -240,3 +241,17 @@ async def test_an_idle_connection_is_left_before_the_server_closes_it(replica: R
     (connection,) = pool._pool.connections
     told = connection._connection._network_stream.get_extra_info("socket")
     assert told.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+async def test_closing_while_connections_are_made_leaves_none(server: FakeVllm) -> None:
+    for turns in range(30):
+        replica = Replica(server.url)
+        reading = [asyncio.create_task(drawn(replica)) for _ in range(4)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await replica.close()
+        ends = await asyncio.gather(*reading, return_exceptions=True)
+        assert [type(end) for end in ends] == [Lost] * 4
+    assert server.server
+    connections = server.server.server_state.connections
+    await until(lambda: not connections)
