@@ -34,7 +34,7 @@ from tests.fakes import byte_tokenizer
 FIELDS = {
     "model", "prompt", "max_tokens", "n", "seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "presence_penalty", "frequency_penalty", "stop_token_ids", "logprobs", "prompt_logprobs", "stream",
-    "return_tokens_as_token_ids", "cache_salt",
+    "return_tokens_as_token_ids", "cache_salt", "ignore_eos",
 }  # fmt: skip
 SEPARATOR = "\u2028"
 """A line end to `str.splitlines`, and plain text to JSON and to server-sent events."""
@@ -263,9 +263,7 @@ class FakeVllm:
         if refused := self._refused(request):
             return refused
         body = await request.json()
-        is_greeting = body.get("temperature") == 10 or (
-            body.get("model") == self.base and not body.get("stream")
-        )
+        is_greeting = body.get("ignore_eos") or (body.get("model") == self.base and not body.get("stream"))
         self.said.append(("greet" if is_greeting else "draw" if body.get("stream") else "score", body))
         if not is_greeting and self.full:
             return error(self.full, "The queue is full.")
@@ -278,6 +276,8 @@ class FakeVllm:
         version = 0 if body["model"] == self.base else _number(self.adapters[body["model"]])
         if len(body["prompt"]) + body["max_tokens"] > self.context:
             return error(400, f"This model's maximum context length is {self.context} tokens.")
+        if body["temperature"] > 2:
+            return error(400, f"temperature must be in [0, 2], got {body['temperature']}.")
         if body.get("n", 1) > 1 and body["temperature"] == 0:
             return error(400, f"n must be 1 when using greedy sampling, got {body['n']}.")
         if self.drains:
